@@ -1,0 +1,3 @@
+//! The `bitnet` command.
+
+fn main() {}

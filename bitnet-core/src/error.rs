@@ -1,0 +1,111 @@
+//! What can go wrong, in one enum: where, what was expected, what was found.
+//!
+//! Messages are lower case, without a full stop, and use the user's own names and numbers.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// The result of anything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong in the engine.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused.
+    Io {
+        /// The file concerned.
+        path: PathBuf,
+        /// What was being done, as in "cannot *open*".
+        action: &'static str,
+        /// The system's own reason.
+        source: io::Error,
+    },
+    /// A file's bytes are not what its format demands.
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The thing in the file: `tensor blk.0.attn_q.weight`, `metadata key general.alignment`.
+        item: String,
+        /// What the format or the model demands.
+        expected: String,
+        /// What the file holds.
+        found: String,
+    },
+    /// The file is sound, but this engine does not run it.
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The thing in the file.
+        item: String,
+        /// Why not, and what to do instead.
+        reason: String,
+    },
+    /// The caller asked for what cannot be given: a flag's value, an option, an instruction set.
+    Invalid {
+        /// The option, as the user knows it: `--isa avx512`.
+        what: String,
+        /// Why not, with what is accepted.
+        reason: String,
+    },
+    /// A token id outside the vocabulary.
+    Token {
+        /// The id.
+        id: u32,
+        /// Size of the vocabulary.
+        n_vocab: usize,
+    },
+    /// More positions than the context holds.
+    ContextFull {
+        /// Positions wanted in all.
+        wanted: usize,
+        /// Positions the session was made for.
+        n_ctx: usize,
+    },
+}
+
+impl Error {
+    /// Whether the model file is at fault (the command line's exit code 3).
+    #[must_use]
+    pub fn is_bad_file(&self) -> bool {
+        matches!(self, Error::Malformed { .. } | Error::Unsupported { .. })
+    }
+
+    /// Whether the caller is at fault (the command line's exit code 2).
+    #[must_use]
+    pub fn is_misuse(&self) -> bool {
+        matches!(self, Error::Invalid { .. } | Error::Token { .. })
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Io { path, action, source } => write!(f, "cannot {action} {}: {source}", path.display()),
+            Error::Malformed { path, item, expected, found } => {
+                write!(f, "{}: {item}: expected {expected}, found {found}", path.display())
+            }
+            Error::Unsupported { path, item, reason } => write!(f, "{}: {item}: {reason}", path.display()),
+            Error::Invalid { what, reason } => write!(f, "{what}: {reason}"),
+            Error::Token { id, n_vocab } => {
+                write!(f, "token {id}: expected an id below {n_vocab}, the size of the vocabulary")
+            }
+            Error::ContextFull { wanted, n_ctx } => {
+                write!(
+                    f,
+                    "context is full: {wanted} positions wanted, the context holds {n_ctx} (see --ctx-size)"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}

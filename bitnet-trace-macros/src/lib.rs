@@ -1,0 +1,1 @@
+//! Tracing annotations that expand to nothing unless the `instrument` feature is on.
