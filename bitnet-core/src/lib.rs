@@ -11,6 +11,9 @@
 //! - `tokenizer`, `sampler`, `session`: text in, text out
 
 pub mod error;
+pub mod kernels;
+pub mod ops;
+pub mod quant;
 
 pub use error::{Error, Result};
 

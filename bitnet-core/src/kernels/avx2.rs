@@ -1,0 +1,383 @@
+//! AVX2 with FMA and F16C: one block of 128 packed weights, or 8 f16 values, at a time.
+//!
+//! Products of codes 0..=2 and activations are added in i16 lanes by `maddubs`, and moved to i32 lanes before
+//! they can overflow. The float products keep their 32 lanes in four registers, `v0..v3` of the canonical order.
+#![expect(unsafe_code, reason = "loads and stores through pointers taken from slices of checked length")]
+
+use std::arch::x86_64::*;
+
+use half::f16;
+
+use super::{ActTiles, Kernels, elementwise, scalar, tiles::Tile};
+use crate::quant::act::ActScale;
+use crate::quant::i2s::{self, Ternary};
+
+/// Whether this CPU has every feature this file is compiled for.
+pub(super) fn supported() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+/// The AVX2 kernels.
+pub(super) const KERNELS: Kernels = Kernels {
+    isa: super::Isa::Avx2,
+    tile: TILE,
+    rms_norm,
+    quantize,
+    softmax,
+    relu2_mul,
+    silu_mul,
+    add,
+    rotate,
+    gemv_f32,
+    gemv_i2s,
+    gemm_i2s,
+    gemv_f16,
+    attn_scores,
+    attn_mix,
+};
+
+elementwise!("avx2,fma,f16c");
+
+// ------------------------------------------------------------------------------------ ternary matrix x vector
+
+/// Rows that share one load of the activations.
+const GEMV_ROWS: usize = 4;
+/// Blocks whose products fit i16 lanes: a block adds at most 4 * 2 * 2 * 128 = 2048 to each.
+const I16_BLOCKS: usize = 15;
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
+    let row_bytes = w.row_bytes();
+    let (groups, rest) = y.as_chunks_mut::<GEMV_ROWS>();
+    let rest_first = groups.len() * GEMV_ROWS;
+    for (y, rows) in groups.iter_mut().zip(w.bytes().chunks_exact(GEMV_ROWS * row_bytes)) {
+        let dots = dot_rows::<GEMV_ROWS>(rows, row_bytes, q);
+        for i in 0..GEMV_ROWS {
+            y[i] = scalar::rescale(dots[i] - a.sum, a.s, scale);
+        }
+    }
+    for (i, y) in rest.iter_mut().enumerate() {
+        let [dot] = dot_rows::<1>(w.row(rest_first + i), row_bytes, q);
+        *y = scalar::rescale(dot - a.sum, a.s, scale);
+    }
+}
+
+/// `sum(code * q)` of `R` consecutive packed rows.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot_rows<const R: usize>(rows: &[u8], row_bytes: usize, q: &[i8]) -> [i32; R] {
+    let mut sums = [_mm256_setzero_si256(); R];
+    for (run, q) in q.chunks(I16_BLOCKS * i2s::BLOCK).enumerate() {
+        let mut acc = [_mm256_setzero_si256(); R];
+        for (i, q) in q.as_chunks::<{ i2s::BLOCK }>().0.iter().enumerate() {
+            let at = (run * I16_BLOCKS + i) * i2s::BLOCK_BYTES;
+            let q = [load_i8(&q[..32]), load_i8(&q[32..]), load_i8(&q[64..]), load_i8(&q[96..])];
+            for r in 0..R {
+                acc[r] = _mm256_add_epi16(acc[r], dot_block(load_u8(&rows[r * row_bytes + at..]), q));
+            }
+        }
+        for r in 0..R {
+            sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(acc[r], _mm256_set1_epi16(1)));
+        }
+    }
+    let mut out = [0; R];
+    for r in 0..R {
+        out[r] = reduce_i32(sums[r]);
+    }
+    out
+}
+
+/// Products of one block of codes with its four groups of activations, in i16 lanes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot_block(w: __m256i, q: [__m256i; 4]) -> __m256i {
+    let two_bits = _mm256_set1_epi8(3);
+    let a = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<6>(w), two_bits), q[0]);
+    let b = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<4>(w), two_bits), q[1]);
+    let c = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<2>(w), two_bits), q[2]);
+    let d = _mm256_maddubs_epi16(_mm256_and_si256(w, two_bits), q[3]);
+    _mm256_add_epi16(_mm256_add_epi16(a, b), _mm256_add_epi16(c, d))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_u8(bytes: &[u8]) -> __m256i {
+    let bytes: &[u8; 32] = bytes.first_chunk().expect("32 bytes are left");
+    // SAFETY: 32 readable bytes by type; this load accepts any alignment.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_i8(values: &[i8]) -> __m256i {
+    load_u8(bytemuck::cast_slice(values))
+}
+
+/// The sum of eight i32 lanes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn reduce_i32(v: __m256i) -> i32 {
+    let v = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+    let v = _mm_add_epi32(v, _mm_shuffle_epi32::<0b00_00_11_10>(v));
+    _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32::<1>(v)))
+}
+
+// ------------------------------------------------------------------------------------ ternary matrix x matrix
+
+/// Tokens of a tile: eight i16 accumulators, two registers of weights, and the rest for activations.
+const TILE: usize = 4;
+/// Rows of a panel: two registers of 8 sums.
+const PANEL: usize = 16;
+
+/// As in the AVX-512 kernel: a panel of rows is unpacked once, four columns of 8 rows across a register, then
+/// every tile of tokens runs through it with a broadcast activation.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn gemm_i2s(y: &mut [&mut [f32]], w: Ternary<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Vec<u8>) {
+    panel.resize(PANEL * w.cols(), 0);
+    for first in (0..w.rows()).step_by(PANEL) {
+        let n_rows = PANEL.min(w.rows() - first);
+        unpack_panel(panel, w.slice(first, n_rows));
+        for tile in x.tiles() {
+            let y = &mut y[tile.first..][..tile.scales.len()];
+            match tile.scales.len() {
+                4 => gemm_tile::<4>(y, first, n_rows, panel, tile, scale),
+                3 => gemm_tile::<3>(y, first, n_rows, panel, tile, scale),
+                2 => gemm_tile::<2>(y, first, n_rows, panel, tile, scale),
+                1 => gemm_tile::<1>(y, first, n_rows, panel, tile, scale),
+                n => unreachable!("a tile of {n} tokens"),
+            }
+        }
+    }
+}
+
+/// `y[t][first..first + n_rows]` for the `T` tokens of one tile.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn gemm_tile<const T: usize>(
+    y: &mut [&mut [f32]],
+    first: usize,
+    n_rows: usize,
+    panel: &[u8],
+    tile: Tile<'_>,
+    scale: f32,
+) {
+    // 32 steps of at most 2 * 2 * 128 = 512 stay in i16 lanes; one block of 128 columns is 32 steps.
+    const STEPS: usize = i2s::BLOCK / 4;
+    let mut sums = [[_mm256_setzero_si256(); 2]; T];
+    let (weights, _) = panel.as_chunks::<{ 4 * PANEL }>();
+    let (quads, _) = tile.q.as_chunks::<4>();
+    for (weights, quads) in weights.chunks_exact(STEPS).zip(quads.chunks_exact(STEPS * T)) {
+        let mut acc = [[_mm256_setzero_si256(); 2]; T];
+        for (w, q) in weights.iter().zip(quads.chunks_exact(T)) {
+            let w = [load_u8(&w[..32]), load_u8(&w[32..])];
+            for t in 0..T {
+                let q = _mm256_set1_epi32(i32::from_le_bytes(q[t].map(|q| q as u8)));
+                acc[t][0] = _mm256_add_epi16(acc[t][0], _mm256_maddubs_epi16(w[0], q));
+                acc[t][1] = _mm256_add_epi16(acc[t][1], _mm256_maddubs_epi16(w[1], q));
+            }
+        }
+        for t in 0..T {
+            for half in 0..2 {
+                let wide = _mm256_madd_epi16(acc[t][half], _mm256_set1_epi16(1));
+                sums[t][half] = _mm256_add_epi32(sums[t][half], wide);
+            }
+        }
+    }
+    for t in 0..T {
+        let a = tile.scales[t];
+        for half in 0..2 {
+            let n = n_rows.saturating_sub(8 * half).min(8);
+            let dot = _mm256_sub_epi32(sums[t][half], _mm256_set1_epi32(a.sum));
+            let out = _mm256_mul_ps(
+                _mm256_div_ps(_mm256_cvtepi32_ps(dot), _mm256_set1_ps(a.s)),
+                _mm256_set1_ps(scale),
+            );
+            let mut values = [0.0_f32; 8];
+            // SAFETY: 8 writable values by type; this store accepts any alignment.
+            unsafe { _mm256_storeu_ps(values.as_mut_ptr(), out) };
+            y[t][first + 8 * half.min(n)..][..n].copy_from_slice(&values[..n]);
+        }
+    }
+}
+
+/// Unpacks up to 16 rows to `[cols / 4, 16, 4]` codes; rows past the last repeat it.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn unpack_panel(panel: &mut [u8], w: Ternary<'_>) {
+    let two_bits = _mm256_set1_epi8(3);
+    let last = w.rows() - 1;
+    let (out, _) = panel.as_chunks_mut::<32>();
+    for half in 0..2 {
+        for block in 0..w.cols() / i2s::BLOCK {
+            let mut rows = [_mm256_setzero_si256(); 8];
+            for (r, row) in rows.iter_mut().enumerate() {
+                *row = load_u8(&w.row((8 * half + r).min(last))[i2s::BLOCK_BYTES * block..]);
+            }
+            // Register d holds, for each of 8 rows, bytes 4d..4d+4 of the block.
+            for (d, dwords) in transpose_8x8(rows).into_iter().enumerate() {
+                for (g, codes) in [
+                    _mm256_srli_epi16::<6>(dwords),
+                    _mm256_srli_epi16::<4>(dwords),
+                    _mm256_srli_epi16::<2>(dwords),
+                    dwords,
+                ]
+                .into_iter()
+                .enumerate()
+                {
+                    let out = &mut out[2 * (block * 32 + g * 8 + d) + half];
+                    let codes = _mm256_and_si256(codes, two_bits);
+                    // SAFETY: 32 writable bytes by type; this store accepts any alignment.
+                    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), codes) };
+                }
+            }
+        }
+    }
+}
+
+/// Transposes an 8 x 8 matrix of i32: result `d` holds value `d` of every row.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn transpose_8x8(r: [__m256i; 8]) -> [__m256i; 8] {
+    // Four rows at a time: register k holds value k of them in its low lane, value k + 4 in its high one.
+    let four = |a: __m256i, b: __m256i, c: __m256i, d: __m256i| {
+        let (ab_lo, ab_hi) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+        let (cd_lo, cd_hi) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+        [
+            _mm256_unpacklo_epi64(ab_lo, cd_lo),
+            _mm256_unpackhi_epi64(ab_lo, cd_lo),
+            _mm256_unpacklo_epi64(ab_hi, cd_hi),
+            _mm256_unpackhi_epi64(ab_hi, cd_hi),
+        ]
+    };
+    let (low, high) = (four(r[0], r[1], r[2], r[3]), four(r[4], r[5], r[6], r[7]));
+    let mut out = [_mm256_setzero_si256(); 8];
+    for k in 0..4 {
+        out[k] = _mm256_permute2x128_si256::<0x20>(low[k], high[k]);
+        out[k + 4] = _mm256_permute2x128_si256::<0x31>(low[k], high[k]);
+    }
+    out
+}
+
+// --------------------------------------------------------------------------------------------- f16 dot products
+
+/// Rows of the head that run side by side: two of them fill eight of the sixteen registers.
+const HEAD_ROWS: usize = 2;
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn gemv_f16(y: &mut [f32], w: &[f16], x: &[f32]) {
+    let cols = x.len();
+    let (groups, rest) = y.as_chunks_mut::<HEAD_ROWS>();
+    let rest_first = groups.len() * HEAD_ROWS;
+    for (y, rows) in groups.iter_mut().zip(w.chunks_exact(HEAD_ROWS * cols)) {
+        *y = dots::<HEAD_ROWS>(rows, x);
+    }
+    for (i, y) in rest.iter_mut().enumerate() {
+        [*y] = dots::<1>(&w[(rest_first + i) * cols..][..cols], x);
+    }
+}
+
+/// The 32-lane dot products of `R` consecutive f16 rows with one vector.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dots<const R: usize>(rows: &[f16], x: &[f32]) -> [f32; R] {
+    let cols = x.len();
+    let mut acc = [[_mm256_setzero_ps(); 4]; R];
+    let (x_blocks, x_rest) = x.as_chunks::<32>();
+    for (i, x) in x_blocks.iter().enumerate() {
+        for v in 0..4 {
+            let x = load_f32(&x[8 * v..]);
+            for r in 0..R {
+                acc[r][v] = _mm256_fmadd_ps(load_f16(&rows[r * cols + 32 * i + 8 * v..]), x, acc[r][v]);
+            }
+        }
+    }
+    let mut out = [0.0; R];
+    for r in 0..R {
+        out[r] = scalar::dot16_rest(reduce(acc[r]), &rows[r * cols..][..cols][32 * x_blocks.len()..], x_rest);
+    }
+    out
+}
+
+/// 8 f32 values.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_f32(x: &[f32]) -> __m256 {
+    let x: &[f32; 8] = x.first_chunk().expect("8 values are left");
+    // SAFETY: 8 readable values by type; this load accepts any alignment.
+    unsafe { _mm256_loadu_ps(x.as_ptr()) }
+}
+
+/// 8 f16 values, widened.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_f16(v: &[f16]) -> __m256 {
+    let v: &[f16; 8] = v.first_chunk().expect("8 values are left");
+    // SAFETY: 16 readable bytes by type; this load accepts any alignment.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(v.as_ptr().cast()) })
+}
+
+/// Joins 32 lanes in the canonical order: `(v0 + v2) + (v1 + v3)`, then halves, and neighbours.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn reduce(v: [__m256; 4]) -> f32 {
+    let u = _mm256_add_ps(_mm256_add_ps(v[0], v[2]), _mm256_add_ps(v[1], v[3]));
+    let t = _mm_add_ps(_mm256_castps256_ps128(u), _mm256_extractf128_ps::<1>(u));
+    let pairs = _mm_add_ps(t, _mm_movehdup_ps(t)); // t0 + t1, _, t2 + t3, _
+    _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehl_ps(pairs, pairs)))
+}
+
+// ---------------------------------------------------------------------------------------------------- attention
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn attn_scores(scores: &mut [f32], q: &[f32], k: &[f16], head_dim: usize, scale: f32) {
+    let n_pos = k.len() / head_dim;
+    let n_pad = scores.len() / (q.len() / head_dim);
+    for (row, q) in scores.chunks_exact_mut(n_pad).zip(q.chunks_exact(head_dim)) {
+        let (seen, padding) = row.split_at_mut(n_pos);
+        let (pairs, rest) = seen.as_chunks_mut::<2>();
+        for (scores, k) in pairs.iter_mut().zip(k.chunks_exact(2 * head_dim)) {
+            *scores = dots::<2>(k, q).map(|s| s * scale);
+        }
+        if let [score] = rest {
+            let [s] = dots::<1>(&k[(n_pos - 1) * head_dim..], q);
+            *score = s * scale;
+        }
+        padding.fill(f32::NEG_INFINITY);
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn attn_mix(out: &mut [f32], v: &[f16], p: &[f32], head_dim: usize) {
+    let n_pad = v.len() / head_dim;
+    let (mut out, mut p) = (out, p);
+    while out.len() >= 2 * head_dim {
+        let (now, later) = out.split_at_mut(2 * head_dim);
+        mix::<2>(now, v, &p[..2 * n_pad], head_dim);
+        (out, p) = (later, &p[2 * n_pad..]);
+    }
+    for (out, p) in out.chunks_exact_mut(head_dim).zip(p.chunks_exact(n_pad)) {
+        mix::<1>(out, v, p, head_dim);
+    }
+}
+
+/// `H` heads that read the same values: each tile column is loaded and widened once for all of them.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn mix<const H: usize>(out: &mut [f32], v: &[f16], p: &[f32], head_dim: usize) {
+    let n_pad = v.len() / head_dim;
+    for d in 0..head_dim {
+        let mut acc = [[_mm256_setzero_ps(); 4]; H];
+        for (i, tile) in v.chunks_exact(32 * head_dim).enumerate() {
+            for lane in 0..4 {
+                let v = load_f16(&tile[32 * d + 8 * lane..]);
+                for h in 0..H {
+                    let p = load_f32(&p[h * n_pad + 32 * i + 8 * lane..]);
+                    acc[h][lane] = _mm256_fmadd_ps(v, p, acc[h][lane]);
+                }
+            }
+        }
+        for h in 0..H {
+            out[h * head_dim + d] = reduce(acc[h]);
+        }
+    }
+}

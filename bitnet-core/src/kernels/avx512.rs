@@ -1,0 +1,395 @@
+//! AVX-512 with VNNI: 64 bytes of packed weights, or 32 f16 values, at a time.
+//!
+//! The ternary products take codes 0..=2 as unsigned bytes and activations as signed ones, which is what
+//! `vpdpbusd` multiplies; `sum(q)` is subtracted once at the end. The float products keep their 32 lanes in two
+//! registers, so `v0..v3` of the canonical order are the four halves.
+#![expect(unsafe_code, reason = "loads and stores through pointers taken from slices of checked length")]
+
+use std::arch::x86_64::*;
+
+use half::f16;
+
+use super::{ActTiles, Kernels, elementwise, scalar, tiles::Tile};
+use crate::quant::act::ActScale;
+use crate::quant::i2s::{self, Ternary};
+
+/// Whether this CPU has every feature this file is compiled for.
+pub(super) fn supported() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vnni")
+        && is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+}
+
+/// The AVX-512 kernels.
+pub(super) const KERNELS: Kernels = Kernels {
+    isa: super::Isa::Avx512,
+    tile: TILE,
+    rms_norm,
+    quantize,
+    softmax,
+    relu2_mul,
+    silu_mul,
+    add,
+    rotate,
+    gemv_f32,
+    gemv_i2s,
+    gemm_i2s,
+    gemv_f16,
+    attn_scores,
+    attn_mix,
+};
+
+elementwise!("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c");
+
+// ------------------------------------------------------------------------------------ ternary matrix x vector
+
+/// Rows that share one load of the activations.
+const GEMV_ROWS: usize = 4;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
+    let row_bytes = w.row_bytes();
+    let (groups, rest) = y.as_chunks_mut::<GEMV_ROWS>();
+    let rest_first = groups.len() * GEMV_ROWS;
+    for (y, rows) in groups.iter_mut().zip(w.bytes().chunks_exact(GEMV_ROWS * row_bytes)) {
+        let rows: [&[u8]; GEMV_ROWS] = std::array::from_fn(|i| &rows[i * row_bytes..][..row_bytes]);
+        let dots = dot_rows(rows, q);
+        for i in 0..GEMV_ROWS {
+            y[i] = scalar::rescale(dots[i] - a.sum, a.s, scale);
+        }
+    }
+    for (i, y) in rest.iter_mut().enumerate() {
+        let [dot] = dot_rows([w.row(rest_first + i)], q);
+        *y = scalar::rescale(dot - a.sum, a.s, scale);
+    }
+}
+
+/// `sum(code * q)` of `R` packed rows.
+///
+/// 64 bytes are two blocks of 128 weights: the lower half of each 2-bit group belongs to the first block, the
+/// upper half to the second, and the activations are loaded to match. A last lone block fills half a register.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn dot_rows<const R: usize>(rows: [&[u8]; R], q: &[i8]) -> [i32; R] {
+    let mut acc = [_mm512_setzero_si512(); R];
+    let (q_pairs, q_last) = q.as_chunks::<{ 2 * i2s::BLOCK }>();
+    for (i, q) in q_pairs.iter().enumerate() {
+        let q: [__m512i; 4] = std::array::from_fn(|g| load_two(&q[32 * g..], &q[i2s::BLOCK + 32 * g..]));
+        for (acc, row) in acc.iter_mut().zip(rows) {
+            *acc = dot_codes(*acc, load_512(&row[64 * i..]), q);
+        }
+    }
+    if !q_last.is_empty() {
+        let at = q_pairs.len() * 64;
+        let zero = [0_i8; 32];
+        let q: [__m512i; 4] = std::array::from_fn(|g| load_two(&q_last[32 * g..], &zero));
+        for (acc, row) in acc.iter_mut().zip(rows) {
+            let block: &[u8; i2s::BLOCK_BYTES] = row[at..].first_chunk().expect("rows are whole blocks");
+            // SAFETY: 32 readable bytes by type; this load accepts any alignment.
+            let block = unsafe { _mm256_loadu_si256(block.as_ptr().cast()) };
+            *acc = dot_codes(*acc, _mm512_castsi256_si512(block), q);
+        }
+    }
+    acc.map(|acc| _mm512_reduce_add_epi32(acc))
+}
+
+/// Adds the products of one register of codes with its four groups of activations.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn dot_codes(acc: __m512i, w: __m512i, q: [__m512i; 4]) -> __m512i {
+    let two_bits = _mm512_set1_epi8(3);
+    let acc = _mm512_dpbusd_epi32(acc, _mm512_and_si512(_mm512_srli_epi16::<6>(w), two_bits), q[0]);
+    let acc = _mm512_dpbusd_epi32(acc, _mm512_and_si512(_mm512_srli_epi16::<4>(w), two_bits), q[1]);
+    let acc = _mm512_dpbusd_epi32(acc, _mm512_and_si512(_mm512_srli_epi16::<2>(w), two_bits), q[2]);
+    _mm512_dpbusd_epi32(acc, _mm512_and_si512(w, two_bits), q[3])
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn load_512(bytes: &[u8]) -> __m512i {
+    let bytes: &[u8; 64] = bytes.first_chunk().expect("64 bytes are left");
+    // SAFETY: 64 readable bytes by type; this load accepts any alignment.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+/// Two runs of 32 activations as the halves of one register.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn load_two(low: &[i8], high: &[i8]) -> __m512i {
+    let low: &[i8; 32] = low.first_chunk().expect("32 activations are left");
+    let high: &[i8; 32] = high.first_chunk().expect("32 activations are left");
+    // SAFETY: 32 readable bytes by type; this load accepts any alignment.
+    let low = unsafe { _mm256_loadu_si256(low.as_ptr().cast()) };
+    // SAFETY: as above.
+    let high = unsafe { _mm256_loadu_si256(high.as_ptr().cast()) };
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+}
+
+// ------------------------------------------------------------------------------------ ternary matrix x matrix
+
+/// Tokens of a tile: 24 accumulators, two registers of weights, and the rest for addresses and constants.
+const TILE: usize = 12;
+/// Rows of a panel: two registers of 16 i32 sums.
+const PANEL: usize = 32;
+
+/// A panel of rows is unpacked once, four columns of 16 rows across a register; then every tile of tokens runs
+/// through it with a broadcast activation, and no sum is ever horizontal.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn gemm_i2s(y: &mut [&mut [f32]], w: Ternary<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Vec<u8>) {
+    panel.resize(PANEL * w.cols(), 0);
+    for first in (0..w.rows()).step_by(PANEL) {
+        let n_rows = PANEL.min(w.rows() - first);
+        unpack_panel(panel, w.slice(first, n_rows));
+        for tile in x.tiles() {
+            let y = &mut y[tile.first..][..tile.scales.len()];
+            match tile.scales.len() {
+                12 => gemm_tile::<12>(y, first, n_rows, panel, tile, scale),
+                11 => gemm_tile::<11>(y, first, n_rows, panel, tile, scale),
+                10 => gemm_tile::<10>(y, first, n_rows, panel, tile, scale),
+                9 => gemm_tile::<9>(y, first, n_rows, panel, tile, scale),
+                8 => gemm_tile::<8>(y, first, n_rows, panel, tile, scale),
+                7 => gemm_tile::<7>(y, first, n_rows, panel, tile, scale),
+                6 => gemm_tile::<6>(y, first, n_rows, panel, tile, scale),
+                5 => gemm_tile::<5>(y, first, n_rows, panel, tile, scale),
+                4 => gemm_tile::<4>(y, first, n_rows, panel, tile, scale),
+                3 => gemm_tile::<3>(y, first, n_rows, panel, tile, scale),
+                2 => gemm_tile::<2>(y, first, n_rows, panel, tile, scale),
+                1 => gemm_tile::<1>(y, first, n_rows, panel, tile, scale),
+                n => unreachable!("a tile of {n} tokens"),
+            }
+        }
+    }
+}
+
+/// `y[t][first..first + n_rows]` for the `T` tokens of one tile.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn gemm_tile<const T: usize>(
+    y: &mut [&mut [f32]],
+    first: usize,
+    n_rows: usize,
+    panel: &[u8],
+    tile: Tile<'_>,
+    scale: f32,
+) {
+    let mut acc = [[_mm512_setzero_si512(); 2]; T];
+    let (weights, _) = panel.as_chunks::<{ 4 * PANEL }>();
+    let (quads, _) = tile.q.as_chunks::<4>();
+    for (w, q) in weights.iter().zip(quads.chunks_exact(T)) {
+        let w = [load_512(&w[..64]), load_512(&w[64..])];
+        for t in 0..T {
+            let q = _mm512_set1_epi32(i32::from_le_bytes(q[t].map(|q| q as u8)));
+            acc[t][0] = _mm512_dpbusd_epi32(acc[t][0], w[0], q);
+            acc[t][1] = _mm512_dpbusd_epi32(acc[t][1], w[1], q);
+        }
+    }
+    for t in 0..T {
+        let a = tile.scales[t];
+        for half in 0..2 {
+            let n = n_rows.saturating_sub(16 * half).min(16);
+            let dot = _mm512_sub_epi32(acc[t][half], _mm512_set1_epi32(a.sum));
+            let out = _mm512_mul_ps(
+                _mm512_div_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(a.s)),
+                _mm512_set1_ps(scale),
+            );
+            if n > 0 {
+                let y = &mut y[t][first + 16 * half..][..n];
+                // SAFETY: the mask writes the first `n` values, the length of `y`.
+                unsafe { _mm512_mask_storeu_ps(y.as_mut_ptr(), 0xffff >> (16 - n), out) };
+            }
+        }
+    }
+}
+
+/// Unpacks up to 32 rows to `[cols / 4, 32, 4]` codes; rows past the last hold what they held before.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn unpack_panel(panel: &mut [u8], w: Ternary<'_>) {
+    let two_bits = _mm512_set1_epi8(3);
+    let last = w.rows() - 1;
+    let (out, _) = panel.as_chunks_mut::<64>();
+    for half in 0..2 {
+        for block in 0..w.cols() / i2s::BLOCK {
+            // Row r and row r + 8 of this half as the halves of one register; rows past the end repeat the last.
+            let rows: [__m512i; 8] = std::array::from_fn(|r| {
+                let row = |r: usize| &w.row((16 * half + r).min(last))[i2s::BLOCK_BYTES * block..];
+                load_two(bytemuck::cast_slice(row(r)), bytemuck::cast_slice(row(r + 8)))
+            });
+            // Register d holds, for each of 16 rows, bytes 4d..4d+4 of the block.
+            for (d, dwords) in transpose_8x8(rows).into_iter().enumerate() {
+                for (g, codes) in [
+                    _mm512_srli_epi16::<6>(dwords),
+                    _mm512_srli_epi16::<4>(dwords),
+                    _mm512_srli_epi16::<2>(dwords),
+                    dwords,
+                ]
+                .into_iter()
+                .enumerate()
+                {
+                    let out = &mut out[2 * (block * 32 + g * 8 + d) + half];
+                    let codes = _mm512_and_si512(codes, two_bits);
+                    // SAFETY: 64 writable bytes by type; this store accepts any alignment.
+                    unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), codes) };
+                }
+            }
+        }
+    }
+}
+
+/// Transposes the 8 x 8 matrix of i32 in the lower halves, and the one in the upper halves.
+///
+/// Result `d` holds value `d` of rows 0..8 in its lower half.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn transpose_8x8(r: [__m512i; 8]) -> [__m512i; 8] {
+    // Pairs of rows: [a0 b0 a1 b1 | ...] and [a2 b2 a3 b3 | ...] in each 128-bit lane.
+    let lo = |i: usize| _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    let hi = |i: usize| _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    let (ab, cd, ef, gh) = ([lo(0), hi(0)], [lo(2), hi(2)], [lo(4), hi(4)], [lo(6), hi(6)]);
+    // Four rows: value k of a, b, c, d in lane 0, value k + 4 in lane 1 (and so on in the upper half).
+    let four = |x: [__m512i; 2], y: [__m512i; 2]| {
+        [
+            _mm512_unpacklo_epi64(x[0], y[0]),
+            _mm512_unpackhi_epi64(x[0], y[0]),
+            _mm512_unpacklo_epi64(x[1], y[1]),
+            _mm512_unpackhi_epi64(x[1], y[1]),
+        ]
+    };
+    let (abcd, efgh) = (four(ab, cd), four(ef, gh));
+    // Lanes 0 and 2 of both for values 0..4, lanes 1 and 3 for values 4..8.
+    let even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
+    let odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+    std::array::from_fn(|d| {
+        _mm512_permutex2var_epi64(abcd[d % 4], if d < 4 { even } else { odd }, efgh[d % 4])
+    })
+}
+
+// --------------------------------------------------------------------------------------------- f16 dot products
+
+/// Rows of the head that run side by side: enough chains to hide the latency of an addition.
+const HEAD_ROWS: usize = 4;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn gemv_f16(y: &mut [f32], w: &[f16], x: &[f32]) {
+    let cols = x.len();
+    let (groups, rest) = y.as_chunks_mut::<HEAD_ROWS>();
+    let rest_first = groups.len() * HEAD_ROWS;
+    for (y, rows) in groups.iter_mut().zip(w.chunks_exact(HEAD_ROWS * cols)) {
+        *y = dots::<HEAD_ROWS>(std::array::from_fn(|i| &rows[i * cols..][..cols]), x);
+    }
+    for (i, y) in rest.iter_mut().enumerate() {
+        [*y] = dots([&w[(rest_first + i) * cols..][..cols]], x);
+    }
+}
+
+/// The 32-lane dot products of `R` f16 rows with one vector.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn dots<const R: usize>(rows: [&[f16]; R], x: &[f32]) -> [f32; R] {
+    let mut acc = [[_mm512_setzero_ps(); 2]; R];
+    let (x_blocks, x_rest) = x.as_chunks::<32>();
+    for (i, x) in x_blocks.iter().enumerate() {
+        let x = load_f32(x);
+        for (acc, row) in acc.iter_mut().zip(rows) {
+            let v = load_f16(&row[32 * i..]);
+            acc[0] = _mm512_fmadd_ps(v[0], x[0], acc[0]);
+            acc[1] = _mm512_fmadd_ps(v[1], x[1], acc[1]);
+        }
+    }
+    std::array::from_fn(|r| scalar::dot16_rest(reduce(acc[r]), &rows[r][32 * x_blocks.len()..], x_rest))
+}
+
+/// 32 f32 values.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn load_f32(x: &[f32; 32]) -> [__m512; 2] {
+    // SAFETY: 16 readable values by type; this load accepts any alignment.
+    let low = unsafe { _mm512_loadu_ps(x.as_ptr()) };
+    // SAFETY: the other 16 of the 32.
+    let high = unsafe { _mm512_loadu_ps(x[16..].as_ptr()) };
+    [low, high]
+}
+
+/// 32 f16 values, widened.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn load_f16(v: &[f16]) -> [__m512; 2] {
+    let v: &[f16; 32] = v.first_chunk().expect("32 values are left");
+    // SAFETY: 64 readable bytes by type; this load accepts any alignment.
+    let v = unsafe { _mm512_loadu_si512(v.as_ptr().cast()) };
+    [_mm512_cvtph_ps(_mm512_castsi512_si256(v)), _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(v))]
+}
+
+/// Joins 32 lanes in the canonical order: `[v0 | v1]` + `[v2 | v3]`, then halves, quarters, and neighbours.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn reduce(acc: [__m512; 2]) -> f32 {
+    let v = _mm512_add_ps(acc[0], acc[1]);
+    let u = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+    let t = _mm_add_ps(_mm256_castps256_ps128(u), _mm256_extractf128_ps::<1>(u));
+    let pairs = _mm_add_ps(t, _mm_movehdup_ps(t)); // t0 + t1, _, t2 + t3, _
+    _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehl_ps(pairs, pairs)))
+}
+
+// ---------------------------------------------------------------------------------------------------- attention
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn attn_scores(scores: &mut [f32], q: &[f32], k: &[f16], head_dim: usize, scale: f32) {
+    let n_pos = k.len() / head_dim;
+    let n_pad = scores.len() / (q.len() / head_dim);
+    for (row, q) in scores.chunks_exact_mut(n_pad).zip(q.chunks_exact(head_dim)) {
+        let (seen, padding) = row.split_at_mut(n_pos);
+        let (groups, rest) = seen.as_chunks_mut::<4>();
+        let rest_first = groups.len() * 4;
+        for (scores, k) in groups.iter_mut().zip(k.chunks_exact(4 * head_dim)) {
+            *scores =
+                dots::<4>(std::array::from_fn(|i| &k[i * head_dim..][..head_dim]), q).map(|s| s * scale);
+        }
+        for (i, score) in rest.iter_mut().enumerate() {
+            let [s] = dots([&k[(rest_first + i) * head_dim..][..head_dim]], q);
+            *score = s * scale;
+        }
+        padding.fill(f32::NEG_INFINITY);
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn attn_mix(out: &mut [f32], v: &[f16], p: &[f32], head_dim: usize) {
+    let n_pad = v.len() / head_dim;
+    let (mut out, mut p) = (out, p);
+    while out.len() >= 4 * head_dim {
+        let (now, later) = out.split_at_mut(4 * head_dim);
+        mix::<4>(now, v, &p[..4 * n_pad], head_dim);
+        (out, p) = (later, &p[4 * n_pad..]);
+    }
+    for (out, p) in out.chunks_exact_mut(head_dim).zip(p.chunks_exact(n_pad)) {
+        mix::<1>(out, v, p, head_dim);
+    }
+}
+
+/// `H` heads that read the same values: each tile column is loaded and widened once for all of them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn mix<const H: usize>(out: &mut [f32], v: &[f16], p: &[f32], head_dim: usize) {
+    let n_pad = v.len() / head_dim;
+    for d in 0..head_dim {
+        let mut acc = [[_mm512_setzero_ps(); 2]; H];
+        for (i, tile) in v.chunks_exact(32 * head_dim).enumerate() {
+            let v = load_f16(&tile[32 * d..]);
+            for h in 0..H {
+                let p =
+                    load_f32(p[h * n_pad + 32 * i..].first_chunk().expect("probabilities are padded to 32"));
+                acc[h][0] = _mm512_fmadd_ps(v[0], p[0], acc[h][0]);
+                acc[h][1] = _mm512_fmadd_ps(v[1], p[1], acc[h][1]);
+            }
+        }
+        for h in 0..H {
+            out[h * head_dim + d] = reduce(acc[h]);
+        }
+    }
+}

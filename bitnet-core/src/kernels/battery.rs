@@ -1,0 +1,327 @@
+//! One set of tests, run on every instruction set this machine has, each function called directly against the
+//! scalar definition: equal bits, for every remainder of every length and for adversarial values.
+//!
+//! `BITNET_REQUIRE_ISA=avx2,avx512` (set by CI) turns an instruction set that is absent into a failure.
+
+use half::f16;
+
+use super::*;
+use crate::ops::rope::Pairing;
+use crate::quant::i2s;
+
+/// SplitMix64: seeded, so that a failure repeats.
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    /// In -1..1.
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / 8_388_608.0 - 1.0
+    }
+
+    fn floats(&mut self, n: usize, size: f32) -> Vec<f32> {
+        (0..n).map(|_| self.unit() * size).collect()
+    }
+
+    fn halves(&mut self, n: usize) -> Vec<f16> {
+        (0..n).map(|_| f16::from_f32(self.unit() * 3.0)).collect()
+    }
+
+    /// Values an f16 can hold.
+    fn rounded(&mut self, n: usize) -> Vec<f32> {
+        self.halves(n).into_iter().map(f16::to_f32).collect()
+    }
+
+    fn ternary(&mut self, n: usize) -> Vec<i8> {
+        (0..n).map(|_| self.below(3) as i8 - 1).collect()
+    }
+}
+
+/// Every table but the scalar one.
+fn others() -> Vec<&'static Kernels> {
+    Isa::available().into_iter().filter(|&i| i != Isa::Scalar).map(|i| Kernels::for_isa(i).unwrap()).collect()
+}
+
+fn scalar() -> &'static Kernels {
+    Kernels::for_isa(Isa::Scalar).unwrap()
+}
+
+#[track_caller]
+fn assert_bits(got: &[f32], expected: &[f32], what: std::fmt::Arguments<'_>) {
+    for (i, (g, e)) in got.iter().zip(expected).enumerate() {
+        assert!(
+            g.to_bits() == e.to_bits() || (g.is_nan() && e.is_nan()),
+            "{what}: value {i} is {g} ({:#010x}), scalar has {e} ({:#010x})",
+            g.to_bits(),
+            e.to_bits()
+        );
+    }
+    assert_eq!(got.len(), expected.len(), "{what}");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test's own switch, never read by the engine")]
+fn the_instruction_sets_that_ci_names_are_here() {
+    let Ok(names) = std::env::var("BITNET_REQUIRE_ISA") else { return };
+    for name in names.split(',') {
+        let isa = Isa::from_name(name).unwrap_or_else(|| panic!("{name} is not an instruction set"));
+        assert!(
+            Isa::available().contains(&isa),
+            "{name} is required, this machine has {:?}",
+            Isa::available()
+        );
+    }
+}
+
+#[test]
+fn ternary_vector_products_agree() {
+    let mut rng = Rng(1);
+    for k in others() {
+        for blocks in (1..=17).chain([20, 31, 54]) {
+            for rows in [1, 2, 3, 4, 5, 7, 9] {
+                let cols = blocks * i2s::BLOCK;
+                let packed = i2s::pack(&rng.ternary(rows * cols));
+                let w = Ternary::new(&packed, rows, cols);
+                let mut q = vec![0; cols];
+                let a = scalar().quantize(&mut q, &rng.floats(cols, 5.0));
+                let (mut got, mut expected) = (vec![0.0; rows], vec![0.0; rows]);
+                k.gemv_i2s(&mut got, w, &q, a, 0.37);
+                scalar().gemv_i2s(&mut expected, w, &q, a, 0.37);
+                assert_bits(&got, &expected, format_args!("{} [{rows}, {cols}]", k.isa()));
+            }
+        }
+    }
+}
+
+/// The sums that overflow i16 lanes when they are moved to i32 too late.
+#[test]
+fn ternary_products_survive_the_largest_sums() {
+    for k in std::iter::once(scalar()).chain(others()) {
+        for blocks in [1, 2, 15, 16, 17, 32, 64, 181] {
+            let cols = blocks * i2s::BLOCK;
+            for (weight, act) in [(1, 127), (1, -127), (-1, 127), (-1, -127), (1, -128), (-1, -128), (0, 127)]
+            {
+                let packed = i2s::pack(&vec![weight; 3 * cols]);
+                let w = Ternary::new(&packed, 3, cols);
+                let q = vec![act; cols];
+                let a = ActScale { s: 1.0, sum: i32::from(act) * cols as i32 };
+                let expected = f32::from(weight) * f32::from(act) * cols as f32;
+                let mut y = [0.0; 3];
+                k.gemv_i2s(&mut y, w, &q, a, 1.0);
+                assert_eq!(y, [expected; 3], "{} {cols} x {weight} * {act}", k.isa());
+
+                let mut y = [[0.0; 3]; 2];
+                let [y0, y1] = &mut y;
+                let scales = [a; 2];
+                let both = vec![act; 2 * cols]; // packing order does not matter: all values are equal
+                let x = ActTiles::new(&both, &scales, cols, k.tile());
+                k.gemm_i2s(&mut [y0, y1], w, &x, 1.0, &mut Vec::new());
+                assert_eq!(y, [[expected; 3]; 2], "{} gemm {cols} x {weight} * {act}", k.isa());
+            }
+        }
+    }
+}
+
+#[test]
+fn ternary_matrix_products_equal_their_vector_products() {
+    let mut rng = Rng(2);
+    for k in std::iter::once(scalar()).chain(others()) {
+        for n in (1..=14).chain([25, 37]) {
+            for (rows, cols) in [(1, 128), (15, 256), (16, 384), (17, 128), (33, 640), (64, 256), (95, 1408)]
+            {
+                let packed = i2s::pack(&rng.ternary(rows * cols));
+                let w = Ternary::new(&packed, rows, cols);
+                let mut tiled = vec![0; n * cols];
+                let mut scales = Vec::new();
+                let mut expected = vec![vec![0.0; rows]; n];
+                for (t, expected) in expected.iter_mut().enumerate() {
+                    let mut q = vec![0; cols];
+                    let a = scalar().quantize(&mut q, &rng.floats(cols, 2.0));
+                    pack_token(&mut tiled, &q, t, n, k.tile());
+                    scales.push(a);
+                    scalar().gemv_i2s(expected, w, &q, a, 1.7);
+                }
+                let x = ActTiles::new(&tiled, &scales, cols, k.tile());
+                let mut got = vec![vec![0.0; rows]; n];
+                let mut outs: Vec<&mut [f32]> = got.iter_mut().map(Vec::as_mut_slice).collect();
+                k.gemm_i2s(&mut outs, w, &x, 1.7, &mut vec![0xff; 7]);
+                for t in 0..n {
+                    assert_bits(
+                        &got[t],
+                        &expected[t],
+                        format_args!("{} {n} x [{rows}, {cols}] token {t}", k.isa()),
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn f16_products_agree_at_every_length() {
+    let mut rng = Rng(3);
+    for k in others() {
+        for cols in (1..=130).chain([384, 2560]) {
+            for rows in [1, 2, 3, 4, 5, 9] {
+                let (w, x) = (rng.halves(rows * cols), rng.rounded(cols));
+                let (mut got, mut expected) = (vec![0.0; rows], vec![0.0; rows]);
+                k.gemv_f16(&mut got, &w, &x);
+                scalar().gemv_f16(&mut expected, &w, &x);
+                assert_bits(&got, &expected, format_args!("{} f16 [{rows}, {cols}]", k.isa()));
+            }
+        }
+    }
+}
+
+#[test]
+fn f16_products_agree_on_extreme_values() {
+    let extremes = [
+        f16::MAX,
+        f16::MIN,
+        f16::MIN_POSITIVE,
+        f16::from_bits(1),
+        f16::from_bits(0x8001),
+        f16::ZERO,
+        f16::NEG_ZERO,
+        f16::ONE,
+        f16::from_bits(0x03ff),
+    ];
+    let mut rng = Rng(4);
+    for k in others() {
+        for _ in 0..200 {
+            let pick = |rng: &mut Rng| extremes[rng.below(extremes.len() as u64) as usize];
+            let w: Vec<f16> = (0..4 * 96).map(|_| pick(&mut rng)).collect();
+            let x: Vec<f32> = (0..96).map(|_| pick(&mut rng).to_f32()).collect();
+            let (mut got, mut expected) = ([0.0; 4], [0.0; 4]);
+            k.gemv_f16(&mut got, &w, &x);
+            scalar().gemv_f16(&mut expected, &w, &x);
+            assert_bits(&got, &expected, format_args!("{} extremes", k.isa()));
+        }
+    }
+}
+
+#[test]
+fn f32_products_agree_at_every_length() {
+    let mut rng = Rng(5);
+    for k in others() {
+        for cols in (1..=70).chain([256, 2560]) {
+            let (w, x) = (rng.floats(3 * cols, 2.0), rng.floats(cols, 2.0));
+            let (mut got, mut expected) = ([0.0; 3], [0.0; 3]);
+            k.gemv_f32(&mut got, &w, &x);
+            scalar().gemv_f32(&mut expected, &w, &x);
+            assert_bits(&got, &expected, format_args!("{} f32 [3, {cols}]", k.isa()));
+        }
+    }
+}
+
+#[test]
+fn attention_agrees_at_every_number_of_positions_and_queries() {
+    let mut rng = Rng(6);
+    for k in others() {
+        for head_dim in [8, 64, 96, 100, 128] {
+            for n_pos in (1..=36).chain([64, 97]) {
+                for n_query in [1, 2, 3, 4, 5, 8] {
+                    let n_pad = usize::next_multiple_of(n_pos, 32);
+                    let (keys, q) = (rng.halves(n_pos * head_dim), rng.rounded(n_query * head_dim));
+                    let (mut got, mut expected) = (vec![0.5; n_query * n_pad], vec![0.25; n_query * n_pad]);
+                    k.attn_scores(&mut got, &q, &keys, head_dim, 0.0884);
+                    scalar().attn_scores(&mut expected, &q, &keys, head_dim, 0.0884);
+                    let what =
+                        format!("{} head_dim {head_dim}, {n_pos} positions, {n_query} queries", k.isa());
+                    assert_bits(&got, &expected, format_args!("{what}: scores"));
+
+                    let (v, p) = (rng.halves(n_pad * head_dim), rng.rounded(n_query * n_pad));
+                    let (mut got, mut expected) = (vec![0.5; q.len()], vec![0.25; q.len()]);
+                    k.attn_mix(&mut got, &v, &p, head_dim);
+                    scalar().attn_mix(&mut expected, &v, &p, head_dim);
+                    assert_bits(&got, &expected, format_args!("{what}: values"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn plain_loops_agree_at_every_length() {
+    let mut rng = Rng(7);
+    for k in others() {
+        for n in (1..=100).chain([256, 2560]) {
+            let (x, z) = (rng.floats(n, 3.0), rng.floats(n, 1.5));
+            let what = |name| format!("{} {name} of {n}", k.isa());
+            let run = |f: &dyn Fn(&Kernels, &mut [f32])| {
+                let (mut got, mut expected) = (x.clone(), x.clone());
+                f(k, &mut got);
+                f(scalar(), &mut expected);
+                (got, expected)
+            };
+            let check = |name, f: &dyn Fn(&Kernels, &mut [f32])| {
+                let (got, expected) = run(f);
+                assert_bits(&got, &expected, format_args!("{}", what(name)));
+            };
+            check("rms_norm", &|k, y| k.rms_norm(y, &x, &z, 1e-5));
+            check("relu2_mul", &|k, y| k.relu2_mul(y, &z));
+            check("silu_mul", &|k, y| k.silu_mul(y, &z));
+            check("add", &|k, y| k.add(y, &z));
+            check("rotate halves", &|k, y| {
+                let h = y.len() / 2;
+                k.rotate(y, &z[..h], &x[..h], Pairing::Halves);
+            });
+            check("rotate adjacent", &|k, y| {
+                let h = y.len() / 2;
+                k.rotate(y, &z[..h], &x[..h], Pairing::Adjacent);
+            });
+            if n % 32 == 0 {
+                check("softmax", &|k, y| k.softmax(y));
+            }
+            let (mut got, mut expected) = (vec![0; n], vec![1; n]);
+            assert_eq!(k.quantize(&mut got, &x), scalar().quantize(&mut expected, &x), "{}", what("scale"));
+            assert_eq!(got, expected, "{}", what("quantize"));
+        }
+    }
+}
+
+#[test]
+fn quantization_agrees_on_ties_and_on_what_is_not_a_number() {
+    for k in others() {
+        for special in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e-40, f32::MAX] {
+            for n in [1, 33, 64, 100] {
+                // 127 and halves: s = 1, every other product is a tie.
+                let mut x: Vec<f32> = (0..n).map(|i| i as f32 * 0.5 - 12.5).collect();
+                x[0] = 127.0;
+                x[n / 2] = special;
+                let (mut got, mut expected) = (vec![0; n], vec![1; n]);
+                assert_eq!(k.quantize(&mut got, &x), scalar().quantize(&mut expected, &x), "{special}");
+                assert_eq!(got, expected, "{} with {special}", k.isa());
+            }
+        }
+    }
+}
+
+#[test]
+fn silu_and_softmax_agree_across_the_whole_range() {
+    let mut rng = Rng(8);
+    for k in others() {
+        for size in [1e-3, 1.0, 30.0, 100.0, 1000.0, 1e30] {
+            let x = rng.floats(4096, size);
+            let (mut got, mut expected) = (x.clone(), x.clone());
+            k.silu_mul(&mut got, &vec![1.0; 4096]);
+            scalar().silu_mul(&mut expected, &vec![1.0; 4096]);
+            assert_bits(&got, &expected, format_args!("{} silu to {size}", k.isa()));
+            let (mut got, mut expected) = (x.clone(), x);
+            k.softmax(&mut got);
+            scalar().softmax(&mut expected);
+            assert_bits(&got, &expected, format_args!("{} softmax to {size}", k.isa()));
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Slices in, slices out: the arithmetic of one instruction set at a time, chosen once.
+//!
+//! [`Kernels`] is a table of functions. [`Kernels::detect`] picks the best table this CPU runs,
+//! [`Kernels::for_isa`] a named one; the table is handed down by reference, so no loop asks again. The methods
+//! check shapes once and the functions rely on it. Every table gives the same bits as `scalar.rs`; the battery in
+//! `battery.rs` runs each of them against it.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `isa.rs` | the names, and which table a CPU gets |
+//! | `tiles.rs` | how the activations of several tokens lie in memory for a matrix product |
+//! | `scalar.rs` | the definition |
+//! | `avx2.rs`, `avx512.rs`, `neon.rs` | the same functions for one instruction set |
+#![expect(
+    unsafe_code,
+    reason = "calls functions compiled for an instruction set that `for_isa` found present"
+)]
+
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+mod avx2;
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+mod avx512;
+#[cfg(test)]
+mod battery;
+mod isa;
+mod scalar;
+mod tiles;
+
+use half::f16;
+
+pub use isa::Isa;
+pub use tiles::{ActTiles, pack_token};
+
+use crate::ops::rope::Pairing;
+use crate::ops::softmax;
+use crate::quant::act::ActScale;
+use crate::quant::i2s::Ternary;
+
+/// The plain loops of [`crate::ops`] and [`crate::quant::act`], compiled for one instruction set.
+macro_rules! elementwise {
+    ($($feature:literal)?) => {
+        $(#[target_feature(enable = $feature)])?
+        fn rms_norm(y: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
+            crate::ops::rms_norm::rms_norm(y, x, weight, eps);
+        }
+        $(#[target_feature(enable = $feature)])?
+        fn quantize(q: &mut [i8], x: &[f32]) -> crate::quant::act::ActScale {
+            crate::quant::act::quantize(q, x)
+        }
+        $(#[target_feature(enable = $feature)])?
+        fn softmax(scores: &mut [f32]) {
+            crate::ops::softmax::softmax(scores);
+        }
+        $(#[target_feature(enable = $feature)])?
+        fn relu2_mul(gate: &mut [f32], up: &[f32]) {
+            crate::ops::activation::relu2_mul(gate, up);
+        }
+        $(#[target_feature(enable = $feature)])?
+        fn silu_mul(gate: &mut [f32], up: &[f32]) {
+            crate::ops::activation::silu_mul(gate, up);
+        }
+        $(#[target_feature(enable = $feature)])?
+        fn add(x: &mut [f32], y: &[f32]) {
+            crate::ops::activation::add(x, y);
+        }
+        $(#[target_feature(enable = $feature)])?
+        fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32], pairing: crate::ops::rope::Pairing) {
+            crate::ops::rope::rotate(head, cos, sin, pairing);
+        }
+        $(#[target_feature(enable = $feature)])?
+        fn gemv_f32(y: &mut [f32], w: &[f32], x: &[f32]) {
+            crate::ops::dot32::gemv(y, w, x);
+        }
+    };
+}
+use elementwise;
+
+type Gemm = unsafe fn(&mut [&mut [f32]], Ternary<'_>, &ActTiles<'_>, f32, &mut Vec<u8>);
+
+/// The kernels of one instruction set. Holding one is proof that this CPU has it.
+pub struct Kernels {
+    isa: Isa,
+    /// Tokens of a tile in [`ActTiles`].
+    tile: usize,
+    rms_norm: unsafe fn(&mut [f32], &[f32], &[f32], f32),
+    quantize: unsafe fn(&mut [i8], &[f32]) -> ActScale,
+    softmax: unsafe fn(&mut [f32]),
+    relu2_mul: unsafe fn(&mut [f32], &[f32]),
+    silu_mul: unsafe fn(&mut [f32], &[f32]),
+    add: unsafe fn(&mut [f32], &[f32]),
+    rotate: unsafe fn(&mut [f32], &[f32], &[f32], Pairing),
+    gemv_f32: unsafe fn(&mut [f32], &[f32], &[f32]),
+    gemv_i2s: unsafe fn(&mut [f32], Ternary<'_>, &[i8], ActScale, f32),
+    gemm_i2s: Gemm,
+    gemv_f16: unsafe fn(&mut [f32], &[f16], &[f32]),
+    attn_scores: unsafe fn(&mut [f32], &[f32], &[f16], usize, f32),
+    attn_mix: unsafe fn(&mut [f32], &[f16], &[f32], usize),
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Kernels({})", self.isa)
+    }
+}
+
+/// Calls the table's function of the method's own name.
+macro_rules! dispatch {
+    ($self:ident . $kernel:ident ( $($arg:expr),* )) => {
+        // SAFETY: a table leaves `isa.rs` only after the CPU reported every feature its functions are compiled for.
+        unsafe { ($self.$kernel)($($arg),*) }
+    };
+}
+
+impl Kernels {
+    /// The instruction set.
+    #[must_use]
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The kernel of ternary products, as trace lines and `-v` name it.
+    #[must_use]
+    pub fn ternary_name(&self) -> &'static str {
+        match self.isa {
+            Isa::Avx512 => "avx512vnni",
+            isa => isa.name(),
+        }
+    }
+
+    /// Largest number of tokens in a tile of [`ActTiles`].
+    #[must_use]
+    pub fn tile(&self) -> usize {
+        self.tile
+    }
+
+    /// See [`crate::ops::rms_norm::rms_norm`].
+    pub fn rms_norm(&self, y: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
+        dispatch!(self.rms_norm(y, x, weight, eps));
+    }
+
+    /// See [`crate::quant::act::quantize`].
+    pub fn quantize(&self, q: &mut [i8], x: &[f32]) -> ActScale {
+        dispatch!(self.quantize(q, x))
+    }
+
+    /// See [`crate::ops::softmax::softmax`].
+    pub fn softmax(&self, scores: &mut [f32]) {
+        dispatch!(self.softmax(scores));
+    }
+
+    /// See [`crate::ops::activation::relu2_mul`].
+    pub fn relu2_mul(&self, gate: &mut [f32], up: &[f32]) {
+        dispatch!(self.relu2_mul(gate, up));
+    }
+
+    /// See [`crate::ops::activation::silu_mul`].
+    pub fn silu_mul(&self, gate: &mut [f32], up: &[f32]) {
+        dispatch!(self.silu_mul(gate, up));
+    }
+
+    /// See [`crate::ops::activation::add`].
+    pub fn add(&self, x: &mut [f32], y: &[f32]) {
+        dispatch!(self.add(x, y));
+    }
+
+    /// See [`crate::ops::rope::rotate`].
+    pub fn rotate(&self, head: &mut [f32], cos: &[f32], sin: &[f32], pairing: Pairing) {
+        dispatch!(self.rotate(head, cos, sin, pairing));
+    }
+
+    /// `y = w · x` in f32, each sum in 32 lanes of fused multiply-adds (see [`crate::ops::dot32`]).
+    ///
+    /// - `y`: `[rows]`, overwritten; `w`: `[rows, cols]`; `x`: `[cols]`
+    ///
+    /// # Panics
+    /// If the lengths disagree.
+    pub fn gemv_f32(&self, y: &mut [f32], w: &[f32], x: &[f32]) {
+        assert_eq!(w.len(), y.len() * x.len(), "gemv_f32: w for {} rows of {}", y.len(), x.len());
+        dispatch!(self.gemv_f32(y, w, x));
+    }
+
+    /// `y = scale * (w · q) / s`: a ternary matrix times one quantized vector.
+    ///
+    /// Sums in i32, then `f32(f32(f32(sum) / s) * scale)`.
+    ///
+    /// - `y`: `[rows]`, overwritten; `w`: `[rows, cols]`; `q`: `[cols]`, with its `s` and sum in `a`
+    ///
+    /// # Panics
+    /// If a length disagrees with a shape above.
+    pub fn gemv_i2s(&self, y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
+        assert_eq!(y.len(), w.rows(), "gemv_i2s: y has {} values, w has {} rows", y.len(), w.rows());
+        assert_eq!(q.len(), w.cols(), "gemv_i2s: q has {} values, w has {} columns", q.len(), w.cols());
+        dispatch!(self.gemv_i2s(y, w, q, a, scale));
+    }
+
+    /// `y_t = scale * (w · q_t) / s_t` for each token `t`: a ternary matrix times several quantized vectors.
+    ///
+    /// - `y`: for each token, `[rows]`, overwritten; `w`: `[rows, cols]`; `x`: `[n, cols]` in tiles of
+    ///   [`Kernels::tile`]
+    /// - `panel`: scratch for unpacked weights, of any length
+    ///
+    /// # Panics
+    /// If a length disagrees with a shape above.
+    pub fn gemm_i2s(
+        &self,
+        y: &mut [&mut [f32]],
+        w: Ternary<'_>,
+        x: &ActTiles<'_>,
+        scale: f32,
+        panel: &mut Vec<u8>,
+    ) {
+        assert_eq!(y.len(), x.n(), "gemm_i2s: y and x are of different numbers of tokens");
+        assert!(y.iter().all(|y| y.len() == w.rows()), "gemm_i2s: an output is not {} rows long", w.rows());
+        assert_eq!(x.cols(), w.cols(), "gemm_i2s: x has {} columns, w has {}", x.cols(), w.cols());
+        dispatch!(self.gemm_i2s(y, w, x, scale, panel));
+    }
+
+    /// `y = w · x` of f16 values in 32 f32 lanes: the output head.
+    ///
+    /// - `y`: `[rows]`, overwritten; `w`: `[rows, cols]`; `x`: `[cols]`, values an f16 can hold
+    ///
+    /// # Panics
+    /// If a length disagrees with a shape above.
+    pub fn gemv_f16(&self, y: &mut [f32], w: &[f16], x: &[f32]) {
+        assert_eq!(w.len(), y.len() * x.len(), "gemv_f16: w for {} rows of {}", y.len(), x.len());
+        dispatch!(self.gemv_f16(y, w, x));
+    }
+
+    /// Attention scores of several queries that share their keys: `score = (k_p · q) * scale`.
+    ///
+    /// - `scores`: `[n_query, n_pad]`, overwritten, minus infinity past the last position; `n_pad` is the number
+    ///   of positions rounded up to a multiple of 32
+    /// - `q`: `[n_query, head_dim]`, values an f16 can hold; `k`: `[n_pos, head_dim]`
+    ///
+    /// # Panics
+    /// If a length disagrees with a shape above.
+    pub fn attn_scores(&self, scores: &mut [f32], q: &[f32], k: &[f16], head_dim: usize, scale: f32) {
+        let n_query = q.len() / head_dim;
+        let n_pad = (k.len() / head_dim).next_multiple_of(softmax::PAD);
+        assert!(n_query > 0 && q.len() == n_query * head_dim, "attn_scores: q of {} values", q.len());
+        assert!(k.len().is_multiple_of(head_dim), "attn_scores: k of {} values", k.len());
+        assert_eq!(scores.len(), n_query * n_pad, "attn_scores: [{n_query}, {n_pad}] scores");
+        dispatch!(self.attn_scores(scores, q, k, head_dim, scale));
+    }
+
+    /// Mixes values by probability, for several queries that share them: `out_d = sum over p of v_p,d * p`.
+    ///
+    /// - `out`: `[n_query, head_dim]`, overwritten
+    /// - `v`: `[n_pad / 32, head_dim, 32]`: tiles of 32 positions, zero past the last one
+    /// - `p`: `[n_query, n_pad]`, values an f16 can hold, zero past the last position
+    ///
+    /// # Panics
+    /// If a length disagrees with a shape above.
+    pub fn attn_mix(&self, out: &mut [f32], v: &[f16], p: &[f32], head_dim: usize) {
+        let n_query = out.len() / head_dim;
+        assert!(
+            v.len().is_multiple_of(head_dim * 32),
+            "attn_mix: v of {} values is not whole tiles",
+            v.len()
+        );
+        assert_eq!(out.len(), n_query * head_dim, "attn_mix: out of {} values", out.len());
+        assert_eq!(p.len(), n_query * (v.len() / head_dim), "attn_mix: p for {n_query} queries");
+        dispatch!(self.attn_mix(out, v, p, head_dim));
+    }
+}

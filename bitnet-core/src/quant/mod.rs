@@ -1,0 +1,4 @@
+//! Number formats, one file each: layout, pack, unpack. No file access, no instruction sets.
+
+pub mod act;
+pub mod i2s;
