@@ -11,6 +11,7 @@
 //! - `tokenizer`, `sampler`, `session`: text in, text out
 
 pub mod error;
+pub mod gguf;
 pub mod kernels;
 pub mod ops;
 pub mod quant;
