@@ -1,4 +1,7 @@
 //! Number formats, one file each: layout, pack, unpack. No file access, no instruction sets.
 
 pub mod act;
+pub mod dense;
 pub mod i2s;
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,24 @@
+//! What the tests of this folder share: a seeded generator, so that a failure repeats itself.
+
+/// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+pub(crate) struct Rng(pub(crate) u64);
+
+impl Rng {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in `-1.0..1.0`.
+    pub(crate) fn symmetric(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    /// Roughly Gaussian, unit variance: the sum of twelve uniform numbers.
+    pub(crate) fn gauss(&mut self) -> f32 {
+        (0..12).map(|_| self.symmetric() * 0.5).sum()
+    }
+}
