@@ -1,7 +1,9 @@
 //! Number formats, one file each: layout, pack, unpack. No file access, no instruction sets.
 
 pub mod act;
+pub mod codes;
 pub mod dense;
 pub mod i2s;
+pub mod tq;
 #[cfg(test)]
 mod testing;

@@ -1,5 +1,7 @@
 //! What the tests of this folder share: a seeded generator, so that a failure repeats itself.
 
+use std::ops::Range;
+
 /// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
 pub(crate) struct Rng(pub(crate) u64);
 
@@ -12,6 +14,11 @@ impl Rng {
         z ^ (z >> 31)
     }
 
+    /// A number below `n`.
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
     /// Uniform in `-1.0..1.0`.
     pub(crate) fn symmetric(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
@@ -21,4 +28,16 @@ impl Rng {
     pub(crate) fn gauss(&mut self) -> f32 {
         (0..12).map(|_| self.symmetric() * 0.5).sum()
     }
+
+    /// `n` ternary codes, the three about equally often.
+    pub(crate) fn codes(&mut self, n: usize) -> Vec<i8> {
+        (0..n).map(|_| self.below(3) as i8 - 1).collect()
+    }
+}
+
+/// Ranges that a caller may ask of `rows` rows: all at once, each alone, an uneven cut, and none.
+pub(crate) fn row_splits(rows: usize) -> Vec<Range<usize>> {
+    let mut splits: Vec<_> = (0..rows).map(|row| row..row + 1).collect();
+    splits.extend([0..rows, 0..rows / 3, rows / 3..rows, rows..rows]);
+    splits
 }
