@@ -4,6 +4,7 @@ pub mod act;
 pub mod codes;
 pub mod dense;
 pub mod i2s;
+pub mod iq_bn;
 pub mod tq;
 #[cfg(test)]
 mod testing;
