@@ -1,22 +1,34 @@
 //! Ternary-weight (1.58-bit) language models on ordinary CPUs, bit for bit.
 //!
-//! The crate is a house read bottom to top; a module imports only from those above it in this list:
+//! The crate is a house read bottom to top; a module imports only from those above it in this list (`error` is
+//! open to all):
 //!
-//! - `gguf`: bytes to metadata and tensor directory, and back
-//! - `quant`: number formats
-//! - `kernels`: slices in, slices out, one file per instruction set
-//! - `ops`: norms, rotary embedding, softmax, activations
-//! - `model`: a file's claims, checked, become typed weights
-//! - `forward`: the network for one step; reads like the paper
-//! - `tokenizer`, `sampler`, `session`: text in, text out
+//! - [`gguf`]: bytes to metadata and tensor directory, and back
+//! - [`quant`]: number formats
+//! - [`ops`]: norms, rotary embedding, softmax, activations: plain loops in the canonical order
+//! - [`kernels`]: slices in, slices out, one file for each instruction set
+//! - [`team`]: the threads, and how work is cut for them
+//! - [`model`]: a file's claims, checked, become typed weights
+//! - [`kv_cache`], [`attention`], [`forward`]: the network for one step; reads like the paper
+//! - [`session`]: a text in progress
 
+pub mod attention;
 pub mod error;
+pub mod forward;
 pub mod gguf;
 pub mod kernels;
+pub mod kv_cache;
+pub mod model;
 pub mod ops;
 pub mod quant;
+pub mod session;
+pub mod team;
 
 pub use error::{Error, Result};
+pub use gguf::Access;
+pub use kernels::Isa;
+pub use model::{LoadOptions, Model};
+pub use session::{Session, SessionOptions};
 
 /// A token's number in the vocabulary.
 pub type TokenId = u32;

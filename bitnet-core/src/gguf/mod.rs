@@ -145,7 +145,9 @@ impl Gguf {
         self.shards.first().map_or(0, |shard| shard.alignment)
     }
 
-    fn bytes_of(&self, info: &TensorInfo) -> Option<&[u8]> {
+    /// The bytes of one of this model's tensors; `None` for a tensor of another model that lies elsewhere.
+    #[must_use]
+    pub fn bytes_of(&self, info: &TensorInfo) -> Option<&[u8]> {
         self.shards.get(info.shard)?.blob.bytes().get(info.byte_range()?)
     }
 

@@ -142,15 +142,25 @@ fn ternary_matrix_products_equal_their_vector_products() {
             {
                 let packed = i2s::pack(&rng.ternary(rows * cols));
                 let w = Ternary::new(&packed, rows, cols);
-                let mut tiled = vec![0; n * cols];
+                let mut rows_q = Vec::new();
                 let mut scales = Vec::new();
                 let mut expected = vec![vec![0.0; rows]; n];
-                for (t, expected) in expected.iter_mut().enumerate() {
+                for expected in &mut expected {
                     let mut q = vec![0; cols];
                     let a = scalar().quantize(&mut q, &rng.floats(cols, 2.0));
-                    pack_token(&mut tiled, &q, t, n, k.tile());
-                    scales.push(a);
                     scalar().gemv_i2s(expected, w, &q, a, 1.7);
+                    scales.push(a);
+                    rows_q.push(q);
+                }
+                let mut tiled = vec![0; n * cols];
+                let tiles: Vec<(usize, usize)> = ActTiles::new(&tiled, &scales, cols, k.tile())
+                    .tiles()
+                    .map(|tile| (tile.first, tile.scales.len()))
+                    .collect();
+                for (first, size) in tiles {
+                    for t in 0..size {
+                        pack_tile(&mut tiled[first * cols..][..size * cols], &rows_q[first + t], t, size);
+                    }
                 }
                 let x = ActTiles::new(&tiled, &scales, cols, k.tile());
                 let mut got = vec![vec![0.0; rows]; n];

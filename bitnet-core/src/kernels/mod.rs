@@ -29,7 +29,7 @@ mod tiles;
 use half::f16;
 
 pub use isa::Isa;
-pub use tiles::{ActTiles, pack_token};
+pub use tiles::{ActTiles, pack_tile};
 
 use crate::ops::rope::Pairing;
 use crate::ops::softmax;

@@ -33,7 +33,7 @@ pub struct Tile<'a> {
 }
 
 impl<'a> ActTiles<'a> {
-    /// A view of `q`, packed by [`pack_token`] with the same `tile`.
+    /// A view of `q`, whose tiles were packed by [`pack_tile`].
     ///
     /// # Panics
     /// If `q` does not hold one row of `cols` values for each scale, or `cols` is not a multiple of 4.
@@ -81,19 +81,17 @@ fn bound(i: usize, n: usize, n_tiles: usize) -> usize {
     i * n / n_tiles
 }
 
-/// Writes the vector of token `t` of `n` to its place in `q`, `[n, row.len()]` in tiles of at most `tile`.
+/// Writes the vector of token `t` to its place in a tile of `n` tokens.
 ///
 /// # Panics
-/// If `q` is not `n` rows long.
-pub fn pack_token(q: &mut [i8], row: &[i8], t: usize, n: usize, tile: usize) {
-    let cols = row.len();
-    assert_eq!(q.len(), n * cols, "activations [{n}, {cols}]");
-    let n_tiles = n.div_ceil(tile);
-    let i = (0..n_tiles).rfind(|&i| bound(i, n, n_tiles) <= t).expect("tile 0 begins at token 0");
-    let (first, end) = (bound(i, n, n_tiles), bound(i + 1, n, n_tiles));
-    let q = &mut q[first * cols..end * cols];
+/// If `q` does not hold `n` rows, or `t` is not below `n`.
+pub fn pack_tile(q: &mut [i8], row: &[i8], t: usize, n: usize) {
+    assert!(q.len() == n * row.len() && t < n, "token {t} of a tile [{n}, {}]", row.len());
+    if n == 1 {
+        return q.copy_from_slice(row);
+    }
     let (to, from) = (q.as_chunks_mut::<4>().0, row.as_chunks::<4>().0);
-    for (to, from) in to[t - first..].iter_mut().step_by(end - first).zip(from) {
+    for (to, from) in to[t..].iter_mut().step_by(n).zip(from) {
         *to = *from;
     }
 }
@@ -107,11 +105,17 @@ mod tests {
         let (cols, tile) = (8, 3);
         for n in 1..14 {
             let mut q = vec![0_i8; n * cols];
-            for t in 0..n {
-                let row: Vec<i8> = (0..cols).map(|k| (t * cols + k) as i8).collect();
-                pack_token(&mut q, &row, t, n, tile);
-            }
             let scales = vec![ActScale { s: 1.0, sum: 0 }; n];
+            let sizes: Vec<usize> =
+                ActTiles::new(&q, &scales, cols, tile).tiles().map(|t| t.scales.len()).collect();
+            let mut first = 0;
+            for size in sizes {
+                for t in 0..size {
+                    let row: Vec<i8> = (0..cols).map(|k| ((first + t) * cols + k) as i8).collect();
+                    pack_tile(&mut q[first * cols..][..size * cols], &row, t, size);
+                }
+                first += size;
+            }
             let mut seen = 0;
             for tile in ActTiles::new(&q, &scales, cols, tile).tiles() {
                 let size = tile.scales.len();

@@ -5,6 +5,6 @@ pub mod codes;
 pub mod dense;
 pub mod i2s;
 pub mod iq_bn;
-pub mod tq;
 #[cfg(test)]
 mod testing;
+pub mod tq;

@@ -1,0 +1,92 @@
+//! Attention of new positions over all that came before.
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::kernels::Kernels;
+use crate::kv_cache::KvCache;
+use crate::model::Config;
+use crate::ops::softmax::PAD;
+use crate::team::{Share, Team};
+
+/// Everything attention reads: the queries of `n` consecutive positions and the cache that holds their keys.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention<'a> {
+    /// Widths and head counts.
+    pub config: &'a Config,
+    /// The kernels.
+    pub kernels: &'a Kernels,
+    /// Keys and values, those of the new positions included.
+    pub cache: &'a KvCache,
+    /// Which block.
+    pub layer: usize,
+    /// The first new position.
+    pub pos: usize,
+    /// `[n, n_head * head_dim]`, rotated, values an f16 can hold.
+    pub q: &'a [f32],
+}
+
+impl Attention<'_> {
+    /// `out = softmax(q k / sqrt(head_dim)) v` for every new position: `[n, n_head * head_dim]`.
+    ///
+    /// `scores` is scratch for one position: `[n_head, n_ctx padded to 32]`.
+    pub fn run(&self, team: &Team, out: &mut [f32], scores: &mut [f32]) {
+        let width = self.config.n_embd_attn();
+        if out.len() == width {
+            let n_pad = (self.pos + 1).next_multiple_of(PAD);
+            let scores = &mut scores[..self.config.n_head * n_pad];
+            let shares =
+                [Share { values: out, unit: self.config.head_dim }, Share { values: scores, unit: n_pad }];
+            team.split(shares, |[out, scores]| self.heads(0, out.first, out.values, scores.values));
+        } else {
+            // Later positions cost more: single positions, so that no thread is left with all of them.
+            let tokens = out.chunks_exact_mut(width).enumerate().collect();
+            team.each(tokens, |(t, out): (usize, &mut [f32])| {
+                let n_pad = (self.pos + t + 1).next_multiple_of(PAD);
+                self.heads(t, 0, out, &mut vec![0.0; self.config.n_head * n_pad]);
+            });
+        }
+    }
+
+    /// Some heads of new position `t`: those whose output begins at value `first`.
+    ///
+    /// Heads that share their keys and values go together, so that each is read once for all of them.
+    fn heads(&self, t: usize, first: usize, out: &mut [f32], scores: &mut [f32]) {
+        let Config { head_dim, n_head, n_head_kv, .. } = *self.config;
+        let n_pos = self.pos + t + 1;
+        let n_pad = n_pos.next_multiple_of(PAD);
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let queries = &self.q[t * n_head * head_dim..][..n_head * head_dim];
+        let group = n_head / n_head_kv;
+        let mut head = first / head_dim;
+        let (mut out, mut scores) = (out, scores);
+        while !out.is_empty() {
+            let n = (group - head % group).min(out.len() / head_dim);
+            let (now, later) = out.split_at_mut(n * head_dim);
+            let (p, rest) = scores.split_at_mut(n * n_pad);
+            let q = &queries[head * head_dim..][..n * head_dim];
+
+            let keys = self.cache.keys(self.layer, head / group, n_pos);
+            self.kernels.attn_scores(p, q, keys, head_dim, scale); //            [n, n_pad]
+            for p in p.chunks_exact_mut(n_pad) {
+                self.kernels.softmax(p);
+            }
+            round_to_f16(p);
+            let values = self.cache.values(self.layer, head / group, n_pos);
+            self.kernels.attn_mix(now, values, p, head_dim); //                 [n, head_dim]
+
+            (out, scores, head) = (later, rest, head + n);
+        }
+    }
+}
+
+/// Rounds every value to the nearest f16, ties to even.
+pub fn round_to_f16(x: &mut [f32]) {
+    const RUN: usize = 64;
+    let mut half = [f16::ZERO; RUN];
+    for x in x.chunks_mut(RUN) {
+        let half = &mut half[..x.len()];
+        half.convert_from_f32_slice(x);
+        half.convert_to_f32_slice(x);
+    }
+}

@@ -1,0 +1,180 @@
+//! The network for one step: `n` new tokens in, hidden states and logits out.
+//!
+//! Each product ends with its output's shape; `n` is the number of new tokens. Every sum has one order, so the
+//! bits of a position do not depend on `n`.
+
+use crate::TokenId;
+use crate::attention::{Attention, round_to_f16};
+use crate::kernels::Kernels;
+use crate::kv_cache::KvCache;
+use crate::model::Model;
+use crate::model::config::{Activation, Config};
+use crate::model::matrix::multiply;
+use crate::model::operand::{Norm, Operand, Wants};
+use crate::model::weights::{Layer, wants};
+use crate::team::Team;
+
+/// The working memory of one session, sized once for a batch of tokens.
+#[derive(Debug)]
+pub struct Activations {
+    /// The residual stream, `[n, n_embd]`.
+    x: Vec<f32>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    /// Attention output, `[n, n_head * head_dim]`.
+    attn: Vec<f32>,
+    scores: Vec<f32>,
+    /// Gate, then the product that goes down, `[n, n_ff]`.
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    /// What a block adds to the residual stream, `[n, n_embd]`.
+    y: Vec<f32>,
+    operand: Operand,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    logits: Vec<f32>,
+    wants: Wants,
+}
+
+/// One step of a session: where it runs, and what it reads and writes.
+pub(crate) struct Step<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) team: &'a Team,
+    pub(crate) cache: &'a mut KvCache,
+    pub(crate) act: &'a mut Activations,
+    /// Position of the first new token.
+    pub(crate) pos: usize,
+}
+
+impl Activations {
+    /// Working memory for batches of up to `n_batch` tokens in a context of `n_ctx`.
+    pub(crate) fn new(model: &Model, n_batch: usize, n_ctx: usize) -> Activations {
+        let c = model.config();
+        let zeros = |n: usize| vec![0.0; n];
+        let widest = c.n_embd.max(c.n_ff).max(c.n_embd_attn());
+        Activations {
+            x: zeros(n_batch * c.n_embd),
+            q: zeros(n_batch * c.n_embd_attn()),
+            k: zeros(n_batch * c.n_embd_kv()),
+            v: zeros(n_batch * c.n_embd_kv()),
+            attn: zeros(n_batch * c.n_embd_attn()),
+            scores: zeros(c.n_head * n_ctx.next_multiple_of(crate::ops::softmax::PAD)),
+            gate: zeros(n_batch * c.n_ff),
+            up: zeros(n_batch * c.n_ff),
+            y: zeros(n_batch * c.n_embd),
+            operand: Operand::with_capacity(n_batch, widest, model.kernels().tile()),
+            cos: zeros(n_batch * c.rope.n_rot / 2),
+            sin: zeros(n_batch * c.rope.n_rot / 2),
+            logits: zeros(c.n_vocab),
+            wants: wants(model.weights().layers.iter().flat_map(Layer::matrices)),
+        }
+    }
+
+    /// Sets the lengths for `n` tokens; capacity was reserved for the largest batch.
+    fn resize(&mut self, c: &Config, n: usize) {
+        self.q.resize(n * c.n_embd_attn(), 0.0);
+        self.k.resize(n * c.n_embd_kv(), 0.0);
+        self.v.resize(n * c.n_embd_kv(), 0.0);
+        self.attn.resize(n * c.n_embd_attn(), 0.0);
+        self.gate.resize(n * c.n_ff, 0.0);
+        self.up.resize(n * c.n_ff, 0.0);
+        self.y.resize(n * c.n_embd, 0.0);
+        self.cos.resize(n * c.rope.n_rot / 2, 0.0);
+        self.sin.resize(n * c.rope.n_rot / 2, 0.0);
+    }
+
+    /// The logits of the last call of [`Step::logits`].
+    pub(crate) fn last_logits(&self) -> &[f32] {
+        &self.logits
+    }
+}
+
+impl Step<'_> {
+    /// Rows of the embedding matrix become the residual stream.
+    pub(crate) fn embed(&mut self, tokens: &[TokenId]) {
+        let (w, c) = (self.model.weights(), self.model.config());
+        self.act.x.resize(tokens.len() * c.n_embd, 0.0);
+        for (x, &token) in self.act.x.chunks_exact_mut(c.n_embd).zip(tokens) {
+            w.token_embd.expand_row(token as usize, x); //                       [n, n_embd]
+        }
+    }
+
+    /// Every block, on the `n` tokens that [`Step::embed`] laid out.
+    pub(crate) fn forward(&mut self) {
+        let c = self.model.config();
+        let n = self.act.x.len() / c.n_embd;
+        let half = c.rope.n_rot / 2;
+        self.act.resize(c, n);
+        for t in 0..n {
+            let angles = t * half..(t + 1) * half;
+            c.rope.angles(self.pos + t, &mut self.act.cos[angles.clone()], &mut self.act.sin[angles]);
+        }
+        for (i, layer) in self.model.weights().layers.iter().enumerate() {
+            self.attention(i, layer);
+            self.feed_forward(layer);
+        }
+    }
+
+    fn attention(&mut self, i: usize, w: &Layer) {
+        let (c, team, kernels) = (self.model.config(), self.team, self.model.kernels());
+        let Activations { x, q, k, v, attn, scores, y, operand, cos, sin, wants, .. } = &mut *self.act;
+
+        operand.load(team, kernels, x, rms(&w.attn_norm, c), c.n_embd, *wants);
+        multiply(team, kernels, [(&w.attn_q, q), (&w.attn_k, k), (&w.attn_v, v)], operand);
+        rotate(kernels, q, cos, sin, c); //                                      [n, n_head * head_dim]
+        rotate(kernels, k, cos, sin, c); //                                      [n, n_head_kv * head_dim]
+        self.cache.store(i, self.pos, k, v);
+        round_to_f16(q);
+        let attention = Attention { config: c, kernels, cache: self.cache, layer: i, pos: self.pos, q };
+        attention.run(team, attn, scores); //                                    [n, n_head * head_dim]
+
+        operand.load(team, kernels, attn, sub_norm(&w.attn_sub_norm, c), c.n_embd_attn(), *wants);
+        multiply(team, kernels, [(&w.attn_output, y)], operand); //              [n, n_embd]
+        kernels.add(x, y);
+    }
+
+    fn feed_forward(&mut self, w: &Layer) {
+        let (c, team, kernels) = (self.model.config(), self.team, self.model.kernels());
+        let Activations { x, gate, up, y, operand, wants, .. } = &mut *self.act;
+
+        operand.load(team, kernels, x, rms(&w.ffn_norm, c), c.n_embd, *wants);
+        multiply(team, kernels, [(&w.ffn_gate, gate), (&w.ffn_up, up)], operand); // [n, n_ff]
+        match c.activation {
+            Activation::Relu2 => kernels.relu2_mul(gate, up),
+            Activation::Silu => kernels.silu_mul(gate, up),
+        }
+        operand.load(team, kernels, gate, sub_norm(&w.ffn_sub_norm, c), c.n_ff, *wants);
+        multiply(team, kernels, [(&w.ffn_down, y)], operand); //                 [n, n_embd]
+        kernels.add(x, y);
+    }
+
+    /// Logits of new token `t`: `[n_vocab]`.
+    pub(crate) fn logits(&mut self, t: usize) {
+        let (w, c, team, kernels) =
+            (self.model.weights(), self.model.config(), self.team, self.model.kernels());
+        let Activations { x, operand, logits, .. } = &mut *self.act;
+        let x = &x[t * c.n_embd..][..c.n_embd];
+        operand.load(team, kernels, x, rms(&w.output_norm, c), c.n_embd, wants([w.head()]));
+        multiply(team, kernels, [(w.head(), logits)], operand);
+    }
+}
+
+fn rms<'a>(weight: &'a [f32], c: &Config) -> Norm<'a> {
+    Norm::Rms { weight, eps: c.norm_eps }
+}
+
+fn sub_norm<'a>(weight: &'a Option<Vec<f32>>, c: &Config) -> Norm<'a> {
+    weight.as_ref().map_or(Norm::None, |weight| rms(weight, c))
+}
+
+/// Rotates every head of every token by the angles of its position.
+fn rotate(kernels: &Kernels, x: &mut [f32], cos: &[f32], sin: &[f32], c: &Config) {
+    let half = c.rope.n_rot / 2;
+    let n = cos.len() / half;
+    for (t, x) in x.chunks_exact_mut(x.len() / n).enumerate() {
+        for head in x.chunks_exact_mut(c.head_dim) {
+            kernels.rotate(head, &cos[t * half..][..half], &sin[t * half..][..half], c.rope.pairing);
+        }
+    }
+}

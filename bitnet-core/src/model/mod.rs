@@ -1,0 +1,85 @@
+//! A file's claims, checked, become typed weights.
+//!
+//! - [`config`]: hyperparameters, validated together
+//! - [`weights`]: tensor names to fields, every shape checked once
+//! - [`matrix`]: one weight matrix and its product
+//! - [`operand`]: activations made ready for it
+
+pub mod config;
+pub mod matrix;
+pub mod operand;
+pub mod weights;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use config::{Activation, Arch, Config};
+pub use weights::Weights;
+
+use crate::error::Result;
+use crate::gguf::{Access, Gguf};
+use crate::kernels::{Isa, Kernels};
+
+/// How a model is loaded.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// Instruction set; by default the best this CPU has.
+    pub isa: Option<Isa>,
+    /// Whether the file is mapped or read.
+    pub access: Access,
+}
+
+/// A model: shared, immutable, usable by any number of sessions.
+#[derive(Debug)]
+pub struct Model {
+    gguf: Arc<Gguf>,
+    kernels: &'static Kernels,
+    config: Config,
+    weights: Weights,
+}
+
+impl Model {
+    /// Opens a GGUF file (or the first of its shards) and checks everything a step relies on.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is malformed or unsupported, or the instruction set is absent.
+    pub fn load(path: &Path, options: &LoadOptions) -> Result<Model> {
+        Model::from_gguf(Gguf::open(path, options.access)?, options)
+    }
+
+    /// The same, of a file that is open.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn from_gguf(gguf: Gguf, options: &LoadOptions) -> Result<Model> {
+        let kernels = options.isa.map_or_else(|| Ok(Kernels::detect()), Kernels::for_isa)?;
+        let gguf = Arc::new(gguf);
+        let mut config = Config::from_gguf(&gguf)?;
+        let weights = Weights::from_gguf(&gguf, &mut config)?;
+        Ok(Model { gguf, kernels, config, weights })
+    }
+
+    /// The open file.
+    #[must_use]
+    pub fn gguf(&self) -> &Gguf {
+        &self.gguf
+    }
+
+    /// The kernels every product uses.
+    #[must_use]
+    pub fn kernels(&self) -> &'static Kernels {
+        self.kernels
+    }
+
+    /// Hyperparameters.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The weights.
+    #[must_use]
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+}

@@ -1,0 +1,172 @@
+//! Activations made ready for matrices: quantized once for each vector, and shared by all that read it.
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::kernels::{ActTiles, Kernels, pack_tile};
+use crate::quant::act::ActScale;
+use crate::team::Team;
+
+/// Which forms of the activations the matrices of a layer read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wants {
+    /// int8 with one scale for each token: ternary matrices.
+    pub int8: bool,
+    /// Rounded to f16: F16 matrices.
+    pub rounded: bool,
+    /// As they are: other dense matrices.
+    pub float: bool,
+}
+
+/// The right-hand side of matrix products: `n` vectors of `cols` activations.
+#[derive(Debug, Default)]
+pub struct Operand {
+    n: usize,
+    cols: usize,
+    tile: usize,
+    q: Vec<i8>,
+    scales: Vec<ActScale>,
+    /// One scratch row for each tile of tokens.
+    rows: Vec<i8>,
+    float: Vec<f32>,
+    rounded: Vec<f32>,
+}
+
+/// What one thread prepares: the tokens of one tile.
+struct Part<'a> {
+    x: &'a [f32],
+    float: &'a mut [f32],
+    q: &'a mut [i8],
+    row: &'a mut [i8],
+    scales: &'a mut [ActScale],
+}
+
+impl Operand {
+    /// An operand for up to `n` vectors of up to `cols` activations, which then allocates nothing.
+    #[must_use]
+    pub fn with_capacity(n: usize, cols: usize, tile: usize) -> Operand {
+        let mut operand = Operand { tile, ..Operand::default() };
+        operand.resize(n, cols);
+        operand
+    }
+
+    fn resize(&mut self, n: usize, cols: usize) {
+        (self.n, self.cols) = (n, cols);
+        self.q.resize(n * cols, 0);
+        self.scales.resize(n, ActScale { s: 1.0, sum: 0 });
+        self.rows.resize(n.div_ceil(self.tile) * cols, 0);
+        self.float.resize(n * cols, 0.0);
+        self.rounded.resize(n * cols, 0.0);
+    }
+
+    /// Takes `x`, `[n, cols]`, through an RMS norm if `norm` names one, and makes the forms that are wanted.
+    ///
+    /// # Panics
+    /// If `x` is not whole rows.
+    pub fn load(
+        &mut self,
+        team: &Team,
+        kernels: &Kernels,
+        x: &[f32],
+        norm: Norm<'_>,
+        cols: usize,
+        wants: Wants,
+    ) {
+        assert!(x.len().is_multiple_of(cols), "operand: {} values are not rows of {cols}", x.len());
+        self.resize(x.len() / cols, cols);
+        let prepare = |part: Part<'_>| {
+            for (x, y) in part.x.chunks_exact(cols).zip(part.float.chunks_exact_mut(cols)) {
+                match norm {
+                    Norm::Rms { weight, eps } => kernels.rms_norm(y, x, weight, eps),
+                    Norm::None => y.copy_from_slice(x),
+                }
+            }
+            if wants.int8 {
+                let n = part.scales.len();
+                for (t, y) in part.float.chunks_exact(cols).enumerate() {
+                    part.scales[t] = kernels.quantize(part.row, y);
+                    pack_tile(part.q, part.row, t, n);
+                }
+            }
+        };
+        if self.n == 1 {
+            let (float, q, row, scales) = (&mut self.float, &mut self.q, &mut self.rows, &mut self.scales);
+            prepare(Part { x, float, q, row, scales });
+        } else {
+            team.each(self.parts(x), prepare);
+        }
+        if wants.rounded {
+            for (y, x) in self.rounded.chunks_mut(ROUND).zip(self.float.chunks(ROUND)) {
+                let mut half = [f16::ZERO; ROUND];
+                half[..x.len()].convert_from_f32_slice(x);
+                half[..x.len()].convert_to_f32_slice(y);
+            }
+        }
+    }
+
+    /// The tokens of each tile, with what is to be written for them.
+    fn parts<'a>(&'a mut self, x: &'a [f32]) -> Vec<Part<'a>> {
+        let sizes: Vec<usize> = self.tiles().tiles().map(|t| t.scales.len()).collect();
+        let (mut x, mut float) = (x, self.float.as_mut_slice());
+        let (mut q, mut rows, mut scales) =
+            (self.q.as_mut_slice(), self.rows.as_mut_slice(), self.scales.as_mut_slice());
+        let mut parts = Vec::with_capacity(sizes.len());
+        for n in sizes {
+            parts.push(Part {
+                x: x.split_off(..n * self.cols).expect("x has n rows"),
+                float: float.split_off_mut(..n * self.cols).expect("float has n rows"),
+                q: q.split_off_mut(..n * self.cols).expect("q has n rows"),
+                row: rows.split_off_mut(..self.cols).expect("a row for each tile"),
+                scales: scales.split_off_mut(..n).expect("n scales"),
+            });
+        }
+        parts
+    }
+
+    /// Number of vectors.
+    #[must_use]
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Activations in a vector.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The int8 form.
+    #[must_use]
+    pub fn tiles(&self) -> ActTiles<'_> {
+        ActTiles::new(&self.q, &self.scales, self.cols, self.tile)
+    }
+
+    /// Vector `t`, rounded to f16 and widened again.
+    #[must_use]
+    pub fn rounded(&self, t: usize) -> &[f32] {
+        &self.rounded[t * self.cols..][..self.cols]
+    }
+
+    /// Vector `t` as it is.
+    #[must_use]
+    pub fn float(&self, t: usize) -> &[f32] {
+        &self.float[t * self.cols..][..self.cols]
+    }
+}
+
+/// Values rounded to f16 at a time.
+const ROUND: usize = 64;
+
+/// What happens to a vector before it is quantized.
+#[derive(Debug, Clone, Copy)]
+pub enum Norm<'a> {
+    /// Root mean square norm with this weight.
+    Rms {
+        /// `[cols]`.
+        weight: &'a [f32],
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// Nothing.
+    None,
+}

@@ -1,0 +1,204 @@
+//! A text in progress: a position, a cache, and the steps that move it on.
+
+use crate::TokenId;
+use crate::error::{Error, Result};
+use crate::forward::{Activations, Step};
+use crate::kv_cache::KvCache;
+use crate::model::Model;
+use crate::team::Team;
+
+/// How a session is made.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SessionOptions {
+    /// Positions the cache holds; by default what the model was trained for.
+    pub n_ctx: Option<usize>,
+    /// Threads; by default one for each processor this process may use.
+    pub n_threads: Option<usize>,
+    /// Tokens of a prompt that go through the network together; by default [`DEFAULT_BATCH`].
+    pub n_batch: Option<usize>,
+}
+
+/// Tokens of a prompt that go through the network together, unless told otherwise.
+pub const DEFAULT_BATCH: usize = 512;
+
+/// One sequence of tokens and what is remembered of it. Owned and mutable; the model is shared.
+#[derive(Debug)]
+pub struct Session<'m> {
+    model: &'m Model,
+    team: Team,
+    cache: KvCache,
+    act: Activations,
+    pos: usize,
+    n_ctx: usize,
+    n_batch: usize,
+}
+
+impl<'m> Session<'m> {
+    /// An empty session.
+    ///
+    /// # Errors
+    /// If an option is out of range, or its memory or threads cannot be had.
+    pub fn new(model: &'m Model, options: &SessionOptions) -> Result<Session<'m>> {
+        let n_ctx = options.n_ctx.unwrap_or(model.config().n_ctx_train);
+        let n_batch = options.n_batch.unwrap_or(DEFAULT_BATCH).min(n_ctx);
+        let invalid = |what: &str, reason: String| Error::Invalid { what: what.into(), reason };
+        if n_ctx == 0 || n_ctx > 1 << 20 {
+            return Err(invalid("--ctx-size", format!("expected 1 to {}, found {n_ctx}", 1 << 20)));
+        }
+        if n_batch == 0 {
+            return Err(invalid("--batch-size", "expected at least 1, found 0".into()));
+        }
+        let cache = KvCache::new(model.config(), n_ctx)
+            .ok_or_else(|| invalid("--ctx-size", format!("no memory for a cache of {n_ctx} positions")))?;
+        let team = Team::new(options.n_threads)?;
+        let act = Activations::new(model, n_batch, n_ctx);
+        Ok(Session { model, team, cache, act, pos: 0, n_ctx, n_batch })
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &'m Model {
+        self.model
+    }
+
+    /// Tokens seen so far, which is the position of the next one.
+    #[must_use]
+    pub fn position(&self) -> usize {
+        self.pos
+    }
+
+    /// Positions the cache holds.
+    #[must_use]
+    pub fn n_ctx(&self) -> usize {
+        self.n_ctx
+    }
+
+    /// Tokens that go through the network together.
+    #[must_use]
+    pub fn n_batch(&self) -> usize {
+        self.n_batch
+    }
+
+    /// Threads at work.
+    #[must_use]
+    pub fn n_threads(&self) -> usize {
+        self.team.len()
+    }
+
+    /// Bytes of a full cache.
+    #[must_use]
+    pub fn cache_bytes(&self) -> usize {
+        self.cache.n_bytes()
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.truncate(0);
+    }
+
+    /// Forgets positions from `pos` on; nothing happens if there are none.
+    pub fn truncate(&mut self, pos: usize) {
+        if pos < self.pos {
+            self.cache.truncate(pos);
+            self.pos = pos;
+        }
+    }
+
+    /// Appends `tokens` and returns the logits after the last of them: `[n_vocab]`.
+    ///
+    /// # Errors
+    /// If there are no tokens, one is not in the vocabulary, or they do not fit the context; nothing is appended.
+    pub fn prefill(&mut self, tokens: &[TokenId]) -> Result<&[f32]> {
+        self.prefill_while(tokens, || true)?;
+        Ok(self.act.last_logits())
+    }
+
+    /// As [`Session::prefill`], asking `go_on` before each batch; `false` when it said no, with what was done so
+    /// far undone.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn prefill_while(&mut self, tokens: &[TokenId], mut go_on: impl FnMut() -> bool) -> Result<bool> {
+        self.check(tokens)?;
+        let before = self.pos;
+        for batch in tokens.chunks(self.n_batch) {
+            if !go_on() {
+                self.truncate(before);
+                return Ok(false);
+            }
+            self.forward(batch);
+        }
+        let last = (tokens.len() - 1) % self.n_batch;
+        self.step(|step| step.logits(last));
+        Ok(true)
+    }
+
+    /// The logits of the last [`Session::prefill`] or [`Session::decode`]: `[n_vocab]`.
+    #[must_use]
+    pub fn last_logits(&self) -> &[f32] {
+        self.act.last_logits()
+    }
+
+    /// Appends one token and returns the logits after it: `[n_vocab]`.
+    ///
+    /// # Errors
+    /// If it is not in the vocabulary, or the context is full.
+    pub fn decode(&mut self, token: TokenId) -> Result<&[f32]> {
+        self.check(&[token])?;
+        self.forward(&[token]);
+        self.step(|step| step.logits(0));
+        Ok(self.act.last_logits())
+    }
+
+    /// Appends `tokens` and hands `each` the index and the logits, `[n_vocab]`, of every one of them.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn score(&mut self, tokens: &[TokenId], mut each: impl FnMut(usize, &[f32])) -> Result<()> {
+        self.check(tokens)?;
+        let mut index = 0;
+        for batch in tokens.chunks(self.n_batch) {
+            self.forward(batch);
+            for t in 0..batch.len() {
+                self.step(|step| step.logits(t));
+                each(index, self.act.last_logits());
+                index += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// One batch through the network.
+    fn forward(&mut self, batch: &[TokenId]) {
+        self.step(|step| {
+            step.embed(batch);
+            step.forward();
+        });
+        self.pos += batch.len();
+    }
+
+    /// Runs `work` on the team.
+    fn step(&mut self, work: impl FnOnce(&mut Step<'_>) + Send) {
+        let Session { model, team, cache, act, pos, .. } = self;
+        let mut step = Step { model, team, cache, act, pos: *pos };
+        team.enter(|| work(&mut step));
+    }
+
+    /// Whether `tokens` can be appended.
+    fn check(&self, tokens: &[TokenId]) -> Result<()> {
+        let n_vocab = self.model.config().n_vocab;
+        if tokens.is_empty() {
+            return Err(Error::Invalid {
+                what: "prompt".into(),
+                reason: "there are no tokens to evaluate".into(),
+            });
+        }
+        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= n_vocab) {
+            return Err(Error::Token { id, n_vocab });
+        }
+        match self.pos.checked_add(tokens.len()) {
+            Some(wanted) if wanted <= self.n_ctx => Ok(()),
+            wanted => Err(Error::ContextFull { wanted: wanted.unwrap_or(usize::MAX), n_ctx: self.n_ctx }),
+        }
+    }
+}
