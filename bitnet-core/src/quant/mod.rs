@@ -4,7 +4,8 @@ pub mod act;
 pub mod codes;
 pub mod dense;
 pub mod i2s;
+pub mod i2s_layouts;
 pub mod iq_bn;
+pub mod tq;
 #[cfg(test)]
 mod testing;
-pub mod tq;
