@@ -1,8 +1,10 @@
 //! Number formats, one file each: layout, pack, unpack. No file access, no instruction sets.
 
+pub mod absmean;
 pub mod act;
 pub mod codes;
 pub mod dense;
+pub mod hf_packed;
 pub mod i2s;
 pub mod i2s_layouts;
 pub mod iq_bn;
