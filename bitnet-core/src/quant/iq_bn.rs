@@ -15,8 +15,8 @@
 //!   bits 2s..2s+2 of byte 16l + 4k + i = row k, weight 16l + 4s + i       k, l, s, i in 0..4
 //! ```
 //!
-//! Digits and two-bit codes are weight + 1; the first digit weighs *least* here. Layouts: ik_llama.cpp. Rows are
-//! aligned to nothing, IQ1_BN's not even to two bytes.
+//! Digits and two-bit codes are weight + 1; the first digit weighs *least* here. Layouts: ik_llama.cpp. Rows
+//! are aligned to nothing, IQ1_BN's not even to two bytes.
 
 use std::ops::Range;
 
@@ -40,7 +40,8 @@ pub fn iq2_bn_bytes(rows: usize, cols: usize) -> Option<usize> {
     tensor_bytes(rows, cols, 4, IQ2_BN_BLOCK)
 }
 
-/// Bytes of an IQ2_BN_R4 tensor: those of IQ2_BN, in groups of four rows; `None` if `rows` makes no such groups.
+/// Bytes of an IQ2_BN_R4 tensor: those of IQ2_BN, in groups of four rows; `None` if `rows` makes no such
+/// groups.
 #[must_use]
 pub fn iq2_bn_r4_bytes(rows: usize, cols: usize) -> Option<usize> {
     if rows.is_multiple_of(4) { iq2_bn_bytes(rows, cols) } else { None }

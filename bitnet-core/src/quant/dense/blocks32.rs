@@ -9,8 +9,8 @@
 //! IQ4_NL  d:f16 | 16 bytes of nibbles               d * TABLE[n]
 //! ```
 //!
-//! Nibbles: weight j in 0..16 is the low half of byte j, weight j + 16 its high half. Bit j of `h` is the fifth
-//! bit of weight j.
+//! Nibbles: weight j in 0..16 is the low half of byte j, weight j + 16 its high half. Bit j of `h` is the
+//! fifth bit of weight j.
 
 use half::f16;
 

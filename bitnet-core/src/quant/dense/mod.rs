@@ -1,12 +1,12 @@
 //! Dense formats: rows of real numbers, as embeddings, output heads and norms are stored.
 //!
 //! A row is a run of blocks; a block is `block_len` values in `block_bytes` bytes, little-endian throughout.
-//! Here live the list of formats, the one entry for reading a row ([`dequantize_row`]) and the one for writing
-//! it ([`quantize_row`]). The blocks themselves are drawn in `blocks32` (32 weights) and `superblocks` (256).
-//! Names, numbers and layouts are those of ggml.
+//! Here live the list of formats, the one entry for reading a row ([`dequantize_row`]) and the one for
+//! writing it ([`quantize_row`]). The blocks themselves are drawn in `blocks32` (32 weights) and
+//! `superblocks` (256). Names, numbers and layouts are those of ggml.
 //!
-//! Every product in these formats (a half-precision scale times at most 13 bits of integers) is exact in `f32`,
-//! so a value is rounded at most once, where a minimum is added: fused or not, the bits are the same.
+//! Every product in these formats (a half-precision scale times at most 13 bits of integers) is exact in
+//! `f32`, so a value is rounded at most once, where a minimum is added: fused or not, the bits are the same.
 
 mod blocks32;
 mod superblocks;
@@ -191,8 +191,9 @@ impl fmt::Display for OutOfRange {
 
 impl std::error::Error for OutOfRange {}
 
-/// Writes one row (or several) in format `ty`, rounding to nearest; ties go to even in F16 and BF16, away from
-/// zero in Q8_0. Q6_K chooses, for each 16 values, the scale with the smallest squared error among those tried.
+/// Writes one row (or several) in format `ty`, rounding to nearest; ties go to even in F16 and BF16, away
+/// from zero in Q8_0. Q6_K chooses, for each 16 values, the scale with the smallest squared error among those
+/// tried.
 ///
 /// - `x`: `[cols]`
 /// - `bytes`: `ty.row_bytes(x.len())` of them, overwritten
@@ -201,7 +202,8 @@ impl std::error::Error for OutOfRange {}
 /// The first value of `x` that the format cannot hold; `bytes` is then half written.
 ///
 /// # Panics
-/// If `ty` is none of those [`DenseType::can_quantize`] names, or a length disagrees as in [`dequantize_row`].
+/// If `ty` is none of those [`DenseType::can_quantize`] names, or a length disagrees as in
+/// [`dequantize_row`].
 pub fn quantize_row(ty: DenseType, x: &[f32], bytes: &mut [u8]) -> Result<(), OutOfRange> {
     assert_row(ty, bytes.len(), x.len());
     let fits = |v: f32| match ty {
@@ -304,9 +306,9 @@ mod tests {
         assert_eq!(out, [0x00, 0x3c, 0x02, 0x3c]);
     }
 
-    /// Every block format against the `gguf` Python package (0.19, NumPy), an implementation written by others:
-    /// byte i of the block is 37i + 11*(i/7) + 5, the half-precision fields are 0x2a66 and 0x2d11; compared are
-    /// the sum of (i + 1) * value i, and a few values.
+    /// Every block format against the `gguf` Python package (0.19, NumPy), an implementation written by
+    /// others: byte i of the block is 37i + 11*(i/7) + 5, the half-precision fields are 0x2a66 and 0x2d11;
+    /// compared are the sum of (i + 1) * value i, and a few values.
     #[test]
     fn agrees_with_an_independent_reader() {
         let cases: [(DenseType, &[usize], f64, [f32; 4]); 11] = [

@@ -25,9 +25,9 @@ pub(super) fn q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
     }
 }
 
-/// Two low bits as in Q2_K; bit i/32 of `hmask[i % 32]` set means "do not subtract 4". Six-bit scales, less 32:
-/// group g has its low nibble in `scales[g % 8]` (low half for g < 8, high half after) and its two high bits in
-/// `scales[8 + g % 4]`, at bit 2*(g / 4).
+/// Two low bits as in Q2_K; bit i/32 of `hmask[i % 32]` set means "do not subtract 4". Six-bit scales, less
+/// 32: group g has its low nibble in `scales[g % 8]` (low half for g < 8, high half after) and its two high
+/// bits in `scales[8 + g % 4]`, at bit 2*(g / 4).
 pub(super) fn q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
     let (hmask, qs, scales) = (&block[..32], &block[32..96], &block[96..108]);
     let d = half_at(block, 108);
@@ -70,8 +70,9 @@ pub(super) fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
     }
 }
 
-/// The six-bit scale and minimum of group j of 8, out of twelve bytes: the first four groups in the low six bits
-/// of bytes j and j + 4; the last four in the nibbles of byte j + 4, under the two bits the others left over.
+/// The six-bit scale and minimum of group j of 8, out of twelve bytes: the first four groups in the low six
+/// bits of bytes j and j + 4; the last four in the nibbles of byte j + 4, under the two bits the others left
+/// over.
 fn scale_and_min(s: &[u8], j: usize) -> (u8, u8) {
     if j < 4 {
         (s[j] & 63, s[j + 4] & 63)
@@ -97,8 +98,9 @@ pub(super) fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
     }
 }
 
-/// For each group of 16 the scale with the least squared error among those tried; then `d` such that the largest
-/// scale is 127 steps of it, and every group again with the better of the two integers beside its scale.
+/// For each group of 16 the scale with the least squared error among those tried; then `d` such that the
+/// largest scale is 127 steps of it, and every group again with the better of the two integers beside its
+/// scale.
 pub(super) fn quantize_q6_k(x: &[f32; 256], block: &mut [u8; 210]) {
     block.fill(0);
     let groups = x.as_chunks::<16>().0;
@@ -129,8 +131,8 @@ pub(super) fn quantize_q6_k(x: &[f32; 256], block: &mut [u8; 210]) {
     }
 }
 
-/// Tries to map the value of largest magnitude to -29.0, -29.25, .. -35.0 steps (the integers end at -32, so the
-/// later ones clip it), fits the scale to the resulting integers by least squares, and keeps the best.
+/// Tries to map the value of largest magnitude to -29.0, -29.25, .. -35.0 steps (the integers end at -32, so
+/// the later ones clip it), fits the scale to the resulting integers by least squares, and keeps the best.
 fn best_scale(group: &[f32; 16]) -> f32 {
     let extreme = group.iter().fold(0.0f32, |m, v| if v.abs() > m.abs() { *v } else { m });
     let plain = extreme / -32.0;
