@@ -1,6 +1,7 @@
 //! Every logit of every position equals bitnet.cpp's, to the bit: on every instruction set, for any number of
 //! threads and any batch split.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot read its data should stop there")]
 use std::path::PathBuf;
 
 use bitnet_core::{Isa, LoadOptions, Model, Session, SessionOptions};
