@@ -238,3 +238,73 @@ fn tl2_bytes(k: u64, rows: u64) -> Option<u64> {
 fn n_elements(shape: &[usize]) -> Option<u64> {
     shape.iter().try_fold(1u64, |n, &dim| n.checked_mul(u64::try_from(dim).ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use TensorType::*;
+
+    #[test]
+    fn sizes_are_those_the_formats_define() {
+        // The last dimension is the row.
+        let sizes: &[(TensorType, &[usize], u64)] = &[
+            (F32, &[7], 28),
+            (F16, &[3, 5], 30),
+            (BF16, &[2, 2, 2], 16),
+            (Q4_0, &[2, 64], 72),
+            (Q8_0, &[1, 32], 34),
+            (Q4_K, &[2, 256], 288),
+            (Q6_K, &[1, 512], 420),
+            (IQ4_NL, &[1, 32], 18),
+            (TQ1_0, &[2, 256], 108),
+            (TQ2_0, &[2, 256], 132),
+            (I2_S, &[1, 128], 64),
+            (I2_S, &[2560, 6912], 2560 * 6912 / 4 + 32),
+            (TL1, &[128, 64], 2080),
+            (TL2, &[32, 320], 2528),
+            (IQ1_BN, &[1, 64], 15),
+            (IQ1_BN, &[3, 128], 84),
+            (IQ2_BN, &[1, 64], 20),
+            (IQ2_BN_R4, &[4, 64], 80),
+            (MXFP4, &[1, 32], 17),
+        ];
+        for &(ty, shape, n_bytes) in sizes {
+            assert_eq!(ty.n_bytes(shape), Some(n_bytes), "{ty} {shape:?}");
+        }
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_have_no_size() {
+        let none: &[(TensorType, &[usize])] = &[
+            (F32, &[]),
+            (F32, &[usize::MAX, 8]),
+            (F32, &[3, 0]),
+            (F64, &[1 << 61]),
+            (Q8_0, &[32, 33]),
+            (TQ2_0, &[256, 128]),
+            (I2_S, &[64, 32]),
+            (TL2, &[32, 255]),
+            (TL2, &[3 << 30, 1 << 32]),
+            (IQ1_BN, &[64, 63]),
+            (IQ2_BN_R4, &[6, 64]),
+            (I8_S, &[64]),
+        ];
+        for &(ty, shape) in none {
+            assert_eq!(ty.n_bytes(shape), None, "{ty} {shape:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_means_one_type_in_each_family() {
+        for family in [Family::BitNet, Family::Other] {
+            for &ty in TensorType::ALL {
+                let found = TensorType::from_id(ty.id(), family).unwrap();
+                assert!(found == ty || ty.id() == 39, "{ty} and {found} are both {}", ty.id());
+            }
+        }
+        assert_eq!(TensorType::from_id(39, Family::BitNet), Some(TL2));
+        assert_eq!(TensorType::from_id(39, Family::Other), Some(MXFP4));
+        assert_eq!(TensorType::from_id(4, Family::Other), None);
+        assert_eq!(format!("{:>6}|", TL1), "   TL1|");
+    }
+}
