@@ -23,6 +23,7 @@ pub mod ops;
 pub mod quant;
 pub mod session;
 pub mod team;
+pub mod synth;
 
 pub use error::{Error, Result};
 pub use gguf::Access;
