@@ -30,6 +30,10 @@ pub use gguf::Access;
 pub use kernels::Isa;
 pub use model::{LoadOptions, Model};
 pub use session::{Session, SessionOptions};
+pub mod sampler;
+pub mod tokenizer;
+pub use sampler::{Sampler, SamplerOptions};
+pub use tokenizer::Tokenizer;
 
 /// A token's number in the vocabulary.
 pub type TokenId = u32;
