@@ -10,6 +10,7 @@
 
 mod bpe;
 mod chat;
+mod gguf_vocab;
 mod json;
 mod merge;
 mod split;
