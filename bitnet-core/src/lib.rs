@@ -24,6 +24,11 @@ pub mod quant;
 pub mod session;
 pub mod team;
 pub mod synth;
+// The macros' expansions say `::bitnet_core`, here as elsewhere.
+extern crate self as bitnet_core;
+
+pub mod parity;
+pub mod trace;
 
 pub use error::{Error, Result};
 pub use gguf::Access;

@@ -111,7 +111,8 @@ impl Parse for FnHead {
         let attrs = input.call(Attribute::parse_outer)?;
         let start = input.span();
         input.parse::<Visibility>()?;
-        let is_default_method = input.peek(Ident) && input.fork().parse::<Ident>().is_ok_and(|i| i == "default");
+        let is_default_method =
+            input.peek(Ident) && input.fork().parse::<Ident>().is_ok_and(|i| i == "default");
         if is_default_method {
             input.parse::<Ident>()?;
         }
@@ -152,11 +153,7 @@ fn inline_always(attr: &Attribute) -> Option<Span> {
 }
 
 /// The arguments of a call, in the order of `names`, whatever order they were written in.
-pub(crate) fn exactly<const N: usize>(
-    call: &str,
-    names: [&str; N],
-    args: TokenStream,
-) -> Result<[Expr; N]> {
+pub(crate) fn exactly<const N: usize>(call: &str, names: [&str; N], args: TokenStream) -> Result<[Expr; N]> {
     let allowed = names.map(|name| format!("{name} = ..")).join(", ");
     let allowed = format!("expected `{call}({allowed})`");
     let whole = args.clone();

@@ -5,7 +5,8 @@ use quote::quote;
 
 /// Nothing when `on` is false; a guarded call into the run-time half when it is true.
 pub(crate) fn expand(args: TokenStream, on: bool) -> TokenStream {
-    let [step, token, logits] = match crate::args::exactly("parity_trace!", ["step", "token", "logits"], args) {
+    let [step, token, logits] = match crate::args::exactly("parity_trace!", ["step", "token", "logits"], args)
+    {
         Ok(values) => values,
         Err(error) => return error.into_compile_error(),
     };
@@ -44,7 +45,10 @@ mod tests {
         for on in [false, true] {
             let found = expand(quote!(step = n, logits = l), on).to_string();
             assert!(found.contains("argument `token` is missing"), "{found}");
-            assert!(found.contains("expected `parity_trace!(step = .., token = .., logits = ..)`"), "{found}");
+            assert!(
+                found.contains("expected `parity_trace!(step = .., token = .., logits = ..)`"),
+                "{found}"
+            );
         }
     }
 }

@@ -99,7 +99,8 @@ fn with_guard(item: TokenStream, guard: TokenStream) -> TokenStream {
 /// `#![..]` must stay in front of every statement.
 fn split_inner_attributes(body: TokenStream) -> (TokenStream, TokenStream) {
     let tokens: Vec<TokenTree> = body.into_iter().collect();
-    let is_punct = |at: usize, c: char| matches!(tokens.get(at), Some(TokenTree::Punct(p)) if p.as_char() == c);
+    let is_punct =
+        |at: usize, c: char| matches!(tokens.get(at), Some(TokenTree::Punct(p)) if p.as_char() == c);
     let mut n = 0;
     while is_punct(n, '#') && is_punct(n + 1, '!') {
         n += 3;
@@ -136,7 +137,9 @@ mod tests {
             quote! { default fn specialised(self: Box<Self>) {} },
         ];
         for item in items {
-            for args in [quote!(), quote!(name), quote!(name, rows = self.w.rows(), cols = 3,), quote!(forward)] {
+            for args in
+                [quote!(), quote!(name), quote!(name, rows = self.w.rows(), cols = 3,), quote!(forward)]
+            {
                 same(expand(args, item.clone(), false), item.clone());
             }
         }
@@ -144,7 +147,8 @@ mod tests {
 
     #[test]
     fn on_a_bare_annotation_is_a_detail_named_after_the_function() {
-        let item = quote! { #[inline] pub unsafe fn gemv(&self, y: &mut [f32]) -> Result<()> { go(y)?; Ok(()) } };
+        let item =
+            quote! { #[inline] pub unsafe fn gemv(&self, y: &mut [f32]) -> Result<()> { go(y)?; Ok(()) } };
         let expected = quote! {
             #[inline] pub unsafe fn gemv(&self, y: &mut [f32]) -> Result<()> {
                 let _span = {
@@ -215,6 +219,19 @@ mod tests {
         assert!(error(quote!(a = 1, a = 2), f()).contains("given twice"));
         assert!(error(quote!(a = 1 b = 2), f()).contains("expected `,`"));
         assert!(error(quote!(a = next()?), f()).contains("`?` cannot stand in a trace argument"));
-        assert!(error(quote!(a = { if x { return } 3 }), f()).contains("`return` cannot stand"));
+        assert!(
+            error(
+                quote!(
+                    a = {
+                        if x {
+                            return;
+                        }
+                        3
+                    }
+                ),
+                f()
+            )
+            .contains("`return` cannot stand")
+        );
     }
 }

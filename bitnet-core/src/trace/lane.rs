@@ -1,0 +1,387 @@
+//! Where spans are kept: a lane per thread, which only that thread writes and anyone may read.
+//!
+//! A lane is a list of chunks of 64-bit words, all atomics, so that reading a lane while its thread still
+//! works is safe and needs no lock on the thread's side; on x86 the stores are plain moves. A span is
+//!
+//! ```text
+//! word 0    site number | fields << 32
+//! word 1    start, in ticks
+//! word 2    end, in ticks; 0 while open
+//! then, per field: one word of kind (and length), and its payload in words
+//! ```
+//!
+//! The end is filled in when the span closes, so a span that began is always complete, however full the
+//! memory; what no longer fits is counted. Memory: at most [`MAX_CHUNKS`] chunks over all threads.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::span::{Site, Value};
+
+/// 64 KiB.
+const CHUNK_WORDS: usize = 8192;
+
+/// 128 MiB: some three million spans, or the kernels of about four thousand tokens of a 30-layer model.
+pub(super) const MAX_CHUNKS: usize = 2048;
+
+/// Sites with sums in a profile; the engine has some dozens.
+const MAX_SITES: usize = 256;
+
+/// Bytes kept of a text field: a tensor's name.
+const MAX_TEXT: usize = 64;
+
+/// Words before the fields.
+const HEAD: usize = 3;
+
+/// The kinds of a field's first word.
+const UNSIGNED: u64 = 0;
+const SIGNED: u64 = 1;
+const FLOAT: u64 = 2;
+const TEXT: u64 = 3;
+
+/// One thread's spans.
+#[derive(Debug)]
+pub(super) struct Lane {
+    /// From 0, in order of first recording.
+    pub(super) number: usize,
+    /// Its first thread's name.
+    pub(super) thread: String,
+    chunks: Mutex<Vec<Arc<Chunk>>>,
+    sums: Box<[Sums]>,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    words: Box<[AtomicU64]>,
+    used: AtomicUsize,
+}
+
+/// What a profile knows of one site on one thread.
+#[derive(Debug, Default)]
+struct Sums {
+    calls: AtomicU64,
+    ticks: AtomicU64,
+    own_ticks: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// Only the lane's thread writes, so load and store need not be one operation.
+fn add(sum: &AtomicU64, more: u64) {
+    sum.store(sum.load(Relaxed).wrapping_add(more), Relaxed);
+}
+
+static LANES: Mutex<Vec<Arc<Lane>>> = Mutex::new(Vec::new());
+/// Lanes whose thread has ended; the next thread continues one, so many short threads need few lanes.
+static FREE: Mutex<Vec<Arc<Lane>>> = Mutex::new(Vec::new());
+static CHUNKS: AtomicUsize = AtomicUsize::new(0);
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Every lane there is.
+pub(super) fn lanes() -> Vec<Arc<Lane>> {
+    locked(&LANES).clone()
+}
+
+/// Spans that did not fit.
+pub(super) fn dropped() -> u64 {
+    DROPPED.load(Relaxed)
+}
+
+/// A thread's hold on its lane.
+struct Writer {
+    lane: Arc<Lane>,
+    /// The chunk being filled and its place in the lane.
+    chunk: Option<(usize, Arc<Chunk>)>,
+    /// Ticks of the spans already closed inside the open one.
+    inner: u64,
+}
+
+thread_local! {
+    static WRITER: RefCell<Option<Writer>> = const { RefCell::new(None) };
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        locked(&FREE).push(Arc::clone(&self.lane));
+    }
+}
+
+/// An open span's place, to be closed on the thread that opened it.
+#[derive(Debug)]
+pub(super) struct Slot {
+    site: usize,
+    /// Chunk of the lane and word in it, if the span itself is kept.
+    at: Option<(usize, usize)>,
+    /// [`Writer::inner`] of the span around this one.
+    inner: u64,
+}
+
+/// Opens a span on this thread, keeping the span itself if `keep`, and its sums always.
+/// Nothing if the thread is ending.
+pub(super) fn open(site: &Site, number: u32, values: &[Value<'_>], start: u64, keep: bool) -> Option<Slot> {
+    let with = |writer: &RefCell<Option<Writer>>| {
+        let mut writer = writer.try_borrow_mut().ok()?;
+        let writer = writer.get_or_insert_with(Writer::new);
+        let index = number as usize - 1;
+        if let Some(sums) = writer.lane.sums.get(index) {
+            for (name, value) in site.fields.iter().zip(values) {
+                if let ("bytes", Value::Unsigned(bytes)) = (*name, value) {
+                    add(&sums.bytes, *bytes);
+                }
+            }
+        }
+        let at = if keep { writer.keep(number, values, start) } else { None };
+        Some(Slot { site: index, at, inner: std::mem::take(&mut writer.inner) })
+    };
+    WRITER.try_with(with).ok().flatten()
+}
+
+/// Closes it.
+pub(super) fn close(slot: &Slot, start: u64, end: u64) {
+    let with = |writer: &RefCell<Option<Writer>>| {
+        let Ok(mut writer) = writer.try_borrow_mut() else { return };
+        let Some(writer) = writer.as_mut() else { return };
+        let ticks = end.saturating_sub(start);
+        if let Some(sums) = writer.lane.sums.get(slot.site) {
+            add(&sums.calls, 1);
+            add(&sums.ticks, ticks);
+            add(&sums.own_ticks, ticks.saturating_sub(writer.inner));
+        }
+        writer.inner = slot.inner + ticks;
+        if let Some((chunk, word)) = slot.at {
+            writer.fill_in_end(chunk, word, end);
+        }
+    };
+    let _ = WRITER.try_with(with); // a thread that is ending has given its lane away
+}
+
+impl Writer {
+    #[cold]
+    fn new() -> Writer {
+        let lane = locked(&FREE).pop().unwrap_or_else(|| {
+            let thread = std::thread::current().name().unwrap_or("thread").to_owned();
+            let mut lanes = locked(&LANES);
+            let lane = Arc::new(Lane {
+                number: lanes.len(),
+                thread,
+                chunks: Mutex::new(Vec::new()),
+                sums: (0..MAX_SITES).map(|_| Sums::default()).collect(),
+            });
+            lanes.push(Arc::clone(&lane));
+            lane
+        });
+        Writer { lane, chunk: None, inner: 0 }
+    }
+
+    /// Writes a span without its end; nothing if memory is full.
+    fn keep(&mut self, number: u32, values: &[Value<'_>], start: u64) -> Option<(usize, usize)> {
+        let length = HEAD + values.iter().map(words_of).sum::<usize>();
+        let fits = self.chunk.as_ref().is_some_and(|(_, c)| c.used.load(Relaxed) + length <= CHUNK_WORDS);
+        let has_room = fits || length <= CHUNK_WORDS && self.next_chunk();
+        if !has_room {
+            DROPPED.fetch_add(1, Relaxed);
+            return None;
+        }
+        let (place, chunk) = self.chunk.as_ref()?;
+        let at = chunk.used.load(Relaxed);
+        let words = &chunk.words[at..at + length];
+        words[0].store(u64::from(number) | (values.len() as u64) << 32, Relaxed);
+        words[1].store(start, Relaxed);
+        words[2].store(0, Relaxed);
+        let mut rest = &words[HEAD..];
+        for value in values {
+            let (field, after) = rest.split_at(words_of(value));
+            put_field(field, value);
+            rest = after;
+        }
+        chunk.used.store(at + length, Release);
+        Some((*place, at))
+    }
+
+    #[cold]
+    fn next_chunk(&mut self) -> bool {
+        if CHUNKS.fetch_add(1, Relaxed) >= MAX_CHUNKS {
+            CHUNKS.fetch_sub(1, Relaxed);
+            return false;
+        }
+        let words = (0..CHUNK_WORDS).map(|_| AtomicU64::new(0)).collect();
+        let chunk = Arc::new(Chunk { words, used: AtomicUsize::new(0) });
+        let mut chunks = locked(&self.lane.chunks);
+        chunks.push(Arc::clone(&chunk));
+        self.chunk = Some((chunks.len() - 1, chunk));
+        true
+    }
+
+    fn fill_in_end(&self, place: usize, word: usize, end: u64) {
+        match &self.chunk {
+            Some((current, chunk)) if *current == place => chunk.words[word + 2].store(end, Relaxed),
+            _ => {
+                if let Some(chunk) = locked(&self.lane.chunks).get(place) {
+                    chunk.words[word + 2].store(end, Relaxed);
+                }
+            }
+        }
+    }
+}
+
+fn words_of(value: &Value<'_>) -> usize {
+    match value {
+        Value::Text(text) => 1 + text.len().min(MAX_TEXT).div_ceil(8),
+        _ => 2,
+    }
+}
+
+fn put_field(words: &[AtomicU64], value: &Value<'_>) {
+    let (kind, payload) = match *value {
+        Value::Unsigned(n) => (UNSIGNED, n),
+        Value::Signed(n) => (SIGNED, n.cast_unsigned()),
+        Value::Float(x) => (FLOAT, x.to_bits()),
+        Value::Text(text) => {
+            let bytes = &text.as_bytes()[..text.len().min(MAX_TEXT)];
+            words[0].store(TEXT | (bytes.len() as u64) << 8, Relaxed);
+            for (word, bytes) in words[1..].iter().zip(bytes.chunks(8)) {
+                let mut eight = [0; 8];
+                eight[..bytes.len()].copy_from_slice(bytes);
+                word.store(u64::from_le_bytes(eight), Relaxed);
+            }
+            return;
+        }
+    };
+    words[0].store(kind, Relaxed);
+    words[1].store(payload, Relaxed);
+}
+
+/// A kept span, read back.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Kept {
+    /// Index of the site in [`sites`](super::span::sites).
+    pub(super) site: usize,
+    pub(super) start: u64,
+    /// Nothing if it was still open.
+    pub(super) end: Option<u64>,
+    pub(super) fields: Vec<Read>,
+}
+
+/// A field, read back.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Read {
+    Unsigned(u64),
+    Signed(i64),
+    Float(f64),
+    Text(String),
+}
+
+impl Lane {
+    /// Calls `each` with every kept span, oldest first.
+    pub(super) fn each_span<E>(&self, mut each: impl FnMut(Kept) -> Result<(), E>) -> Result<(), E> {
+        let chunks = locked(&self.chunks).clone();
+        for chunk in chunks {
+            let mut words = chunk.words[..chunk.used.load(Acquire)].iter().map(|word| word.load(Relaxed));
+            while let Some(span) = read_span(&mut words) {
+                each(span)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls, ticks, own ticks and bytes of a site on this thread.
+    pub(super) fn sums(&self, site: usize) -> [u64; 4] {
+        match self.sums.get(site) {
+            Some(s) => [&s.calls, &s.ticks, &s.own_ticks, &s.bytes].map(|sum| sum.load(Relaxed)),
+            None => [0; 4],
+        }
+    }
+}
+
+fn read_span(words: &mut impl Iterator<Item = u64>) -> Option<Kept> {
+    let head = words.next()?;
+    let (start, end) = (words.next()?, words.next()?);
+    let fields = (0..head >> 32).map(|_| read_field(words)).collect::<Option<_>>()?;
+    let site = (head & u64::from(u32::MAX)) as usize - 1;
+    Some(Kept { site, start, end: (end != 0).then_some(end), fields })
+}
+
+fn read_field(words: &mut impl Iterator<Item = u64>) -> Option<Read> {
+    let kind = words.next()?;
+    if kind & 0xff == TEXT {
+        let length = (kind >> 8) as usize;
+        let mut bytes = Vec::new();
+        for _ in 0..length.div_ceil(8) {
+            bytes.extend(words.next()?.to_le_bytes());
+        }
+        bytes.truncate(length);
+        return Some(Read::Text(String::from_utf8_lossy(&bytes).into_owned()));
+    }
+    let payload = words.next()?;
+    Some(match kind {
+        SIGNED => Read::Signed(payload.cast_signed()),
+        FLOAT => Read::Float(f64::from_bits(payload)),
+        _ => Read::Unsigned(payload),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One test, since the lanes and their limit are shared by the process.
+    #[test]
+    fn spans_come_back_whole_and_what_does_not_fit_is_counted() {
+        static SITE: Site = Site::detail("test", "here", &["a", "bytes", "c", "d"]);
+        let text = "\u{e9}".repeat(40); // 80 bytes, cut at 64
+        let values =
+            [Value::Signed(-3), Value::Unsigned(7), Value::Float(f64::NEG_INFINITY), Value::Text(&text)];
+        let reads = [
+            Read::Signed(-3),
+            Read::Unsigned(7),
+            Read::Float(f64::NEG_INFINITY),
+            Read::Text("\u{e9}".repeat(32)),
+        ];
+        let span = |start, end| Kept { site: 0, start, end, fields: reads.to_vec() };
+
+        // A thread leaves room for one chunk more than it takes to hold an open span across a chunk's end.
+        let work = || {
+            CHUNKS.fetch_add(MAX_CHUNKS - 2, Relaxed);
+            let outer = open(&SITE, 1, &values, 10, true).unwrap();
+            let mut kept = 1;
+            for start in 20.. {
+                let inner = open(&SITE, 1, &values, start, true).unwrap();
+                close(&inner, start, start + 1);
+                if inner.at.is_none() {
+                    break;
+                }
+                kept += 1;
+            }
+            let unwanted = open(&SITE, 1, &[], 30, false).unwrap();
+            close(&unwanted, 30, 31);
+            close(&outer, 10, 90_000);
+            CHUNKS.fetch_sub(MAX_CHUNKS - 2, Relaxed);
+            kept
+        };
+        let kept: u64 =
+            std::thread::Builder::new().name("worker".to_owned()).spawn(work).unwrap().join().unwrap();
+        assert_eq!(dropped(), 1);
+
+        let lanes = lanes();
+        assert_eq!((lanes.len(), lanes[0].number, lanes[0].thread.as_str()), (1, 0, "worker"));
+        let mut found = Vec::new();
+        lanes[0].each_span(|span| Result::<(), ()>::Ok(found.push(span))).unwrap();
+        assert_eq!(found.len() as u64, kept);
+        assert_eq!(found[0], span(10, Some(90_000)));
+        assert_eq!(found[1], span(20, Some(21)));
+        assert_eq!(found[found.len() - 1], span(18 + kept, Some(19 + kept)));
+
+        // Sums hold every span, kept or not: the outer one, those inside, the one dropped, the one unwanted.
+        let [calls, ticks, own, bytes] = lanes[0].sums(0);
+        assert_eq!((calls, bytes), (kept + 2, 7 * (kept + 1)));
+        assert_eq!((ticks, own), (89_990 + kept + 1, 89_990));
+
+        // The thread is gone; the next one continues its lane.
+        std::thread::spawn(|| drop(open(&SITE, 1, &[], 95_000, true))).join().unwrap();
+        assert_eq!(super::lanes().len(), 1);
+    }
+}
