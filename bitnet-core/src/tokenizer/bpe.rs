@@ -3,7 +3,7 @@
 //! Everything here works on raw bytes: the printable alphabet in which files spell them (space as `Ġ`) is
 //! undone once, in [`bytes_of`].
 
-use std::collections::HashMap;
+use ahash::AHashMap;
 
 use super::merge::Merger;
 use super::split::{PreSplit, Splitter};
@@ -23,12 +23,12 @@ pub(super) struct Bpe {
     n_vocab: u32,
     /// Text to symbol: a token's id, or a number from `n_vocab` on for a text that merges pass through
     /// without it being a token.
-    symbols: HashMap<Box<[u8]>, u32>,
+    symbols: AHashMap<Box<[u8]>, u32>,
     /// What the symbols from `n_vocab` on spell.
     ghosts: Vec<Box<[u8]>>,
     bytes: [u32; 256],
     /// Pair of symbols to rank and merged symbol.
-    merges: HashMap<(u32, u32), (u32, u32)>,
+    merges: AHashMap<(u32, u32), (u32, u32)>,
 }
 
 impl Bpe {
@@ -39,39 +39,41 @@ impl Bpe {
             splitter: Splitter::new(rule),
             ignore_merges: rule.ignores_merges(),
             n_vocab,
-            symbols: HashMap::with_capacity(vocabulary.tokens.len()),
+            symbols: AHashMap::with_capacity(vocabulary.tokens.len()),
             ghosts: Vec::new(),
             bytes: [0; 256],
-            merges: HashMap::with_capacity(vocabulary.merges.len()),
+            merges: AHashMap::with_capacity(vocabulary.merges.len()),
         };
+        let mut bytes = Vec::new();
         for (id, (text, kind)) in vocabulary.tokens.iter().zip(kinds).enumerate() {
-            if !text.is_empty()
-                && kind.is_text()
-                && let Some(bytes) = bytes_of(text)
-            {
-                bpe.symbols.entry(bytes.into()).or_insert(id as u32); // of equal texts, the lowest id
+            bytes.clear();
+            if !text.is_empty() && kind.is_text() && append_bytes(&mut bytes, text) {
+                let text = bytes.as_slice().into();
+                bpe.symbols.entry(text).or_insert(id as u32); // of equal texts, the lowest id
             }
         }
         for byte in 0..=255 {
             bpe.bytes[usize::from(byte)] = bpe.symbol(&[byte]);
         }
         for (rank, merge) in vocabulary.merges.iter().enumerate() {
-            bpe.add_merge(rank as u32, merge);
+            bpe.add_merge(rank as u32, merge, &mut bytes);
         }
         bpe
     }
 
     /// Takes `left right`, cut at the first space after the first byte; anything else is passed over.
-    fn add_merge(&mut self, rank: u32, merge: &[u8]) {
+    /// `bytes` is scratch space.
+    fn add_merge(&mut self, rank: u32, merge: &[u8], bytes: &mut Vec<u8>) {
         let Some(space) = merge.iter().skip(1).position(|&b| b == b' ') else { return };
-        let (left, right) = (&merge[..space + 1], &merge[space + 2..]);
-        let (Some(mut left), Some(right)) = (bytes_of(left), bytes_of(right)) else { return };
-        if right.is_empty() {
+        bytes.clear();
+        let left_is_sound = append_bytes(bytes, &merge[..space + 1]);
+        let n_left = bytes.len();
+        let right_is_sound = append_bytes(bytes, &merge[space + 2..]);
+        if !left_is_sound || !right_is_sound || n_left == bytes.len() {
             return;
         }
-        let pair = (self.symbol(&left), self.symbol(&right));
-        left.extend_from_slice(&right);
-        let merged = self.symbol(&left);
+        let pair = (self.symbol(&bytes[..n_left]), self.symbol(&bytes[n_left..]));
+        let merged = self.symbol(bytes);
         self.merges.entry(pair).or_insert((rank, merged));
     }
 
@@ -94,7 +96,7 @@ impl Bpe {
     /// Appends the tokens of `text`, which is plain text throughout.
     pub(super) fn encode(&self, text: &str, out: &mut Vec<TokenId>) {
         let mut merger = Merger::default();
-        let mut cache: HashMap<&[u8], (usize, usize)> = HashMap::new();
+        let mut cache: AHashMap<&[u8], (usize, usize)> = AHashMap::new();
         self.splitter.split(text, &mut |word| {
             let word = word.as_bytes();
             if self.ignore_merges
@@ -160,7 +162,20 @@ fn byte_of(c: char) -> Option<u8> {
 
 /// The bytes that `text` spells in that alphabet; `None` if it uses any other character.
 pub(super) fn bytes_of(text: &[u8]) -> Option<Vec<u8>> {
-    std::str::from_utf8(text).ok()?.chars().map(byte_of).collect()
+    let mut bytes = Vec::with_capacity(text.len());
+    append_bytes(&mut bytes, text).then_some(bytes)
+}
+
+/// Appends those bytes; false if `text` uses any other character.
+fn append_bytes(bytes: &mut Vec<u8>, text: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(text) else { return false };
+    for c in text.chars() {
+        match byte_of(c) {
+            Some(byte) => bytes.push(byte),
+            None => return false,
+        }
+    }
+    true
 }
 
 #[cfg(test)]

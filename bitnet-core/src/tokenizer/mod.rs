@@ -20,9 +20,9 @@ mod stream;
 mod vocabulary;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::path::Path;
 
+use ahash::AHashMap;
 use regex::{Regex, RegexBuilder};
 
 pub use chat::{ChatFormat, Message, Role};
@@ -64,7 +64,7 @@ pub struct Tokenizer {
     printed: Vec<Box<[u8]>>,
     kinds: Vec<Kind>,
     /// Control and user-defined tokens by text.
-    by_name: HashMap<Box<[u8]>, TokenId>,
+    by_name: AHashMap<Box<[u8]>, TokenId>,
     /// Finds user-defined tokens in text.
     user_defined: Option<Regex>,
     /// Finds control and user-defined tokens in templates.
@@ -149,7 +149,7 @@ impl Tokenizer {
         path: &Path,
         cuts: bool,
     ) -> Result<Tokenizer> {
-        let mut by_name = HashMap::new();
+        let mut by_name = AHashMap::new();
         let mut user_defined = Vec::new();
         let mut all_named = Vec::new();
         for (id, (text, kind)) in printed.iter().zip(&kinds).enumerate() {

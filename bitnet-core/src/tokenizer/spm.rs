@@ -3,7 +3,7 @@
 //! Spaces are spelt `▁` (U+2581). A merge is whatever concatenation is a token, the highest score first. The
 //! `tokenizers` crate merges by rank of given pairs, which such a vocabulary does not have.
 
-use std::collections::{HashMap, HashSet};
+use ahash::{AHashMap, AHashSet};
 
 use super::merge::Merger;
 use super::vocabulary::{Kind, Vocabulary, byte_token};
@@ -16,11 +16,11 @@ pub(super) const SPACE: char = '\u{2581}';
 #[derive(Debug)]
 pub(super) struct Spm {
     /// Text to `(merge key, id)`; the lowest key is the highest score.
-    tokens: HashMap<Box<[u8]>, (u32, TokenId)>,
+    tokens: AHashMap<Box<[u8]>, (u32, TokenId)>,
     longest: usize,
     /// Every pair of neighbouring characters inside some token. Between two characters that are not such a
     /// pair no merge can ever happen, so text may be cut there and each part encoded alone.
-    joints: HashSet<(char, char)>,
+    joints: AHashSet<(char, char)>,
     bytes: [Option<TokenId>; 256],
     unk: Option<TokenId>,
     add_space_prefix: bool,
@@ -30,9 +30,9 @@ impl Spm {
     /// `kinds` are the tokens' kinds by id; text never becomes a token whose kind is not a text's.
     pub(super) fn new(vocabulary: &Vocabulary, kinds: &[Kind], add_space_prefix: bool) -> Spm {
         let mut spm = Spm {
-            tokens: HashMap::with_capacity(vocabulary.tokens.len()),
+            tokens: AHashMap::with_capacity(vocabulary.tokens.len()),
             longest: 0,
-            joints: HashSet::new(),
+            joints: AHashSet::new(),
             bytes: [None; 256],
             unk: vocabulary.unk,
             add_space_prefix,

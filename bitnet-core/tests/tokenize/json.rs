@@ -1,0 +1,241 @@
+//! `tokenizer.json` files, and the `tokenizers` crate as a second opinion on our own engine.
+
+use std::path::{Path, PathBuf};
+
+use bitnet_core::Tokenizer;
+use bitnet_core::tokenizer::{Detokenizer, Piece, Vocabulary};
+use serde_json::{Value, json};
+
+use super::{Random, byte_level, spelt};
+
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
+
+/// Byte-level BPE with merges among random words over a few bytes, and two control tokens at the end.
+fn random_vocabulary(random: &mut Random) -> Vocabulary {
+    let mut words: Vec<String> = " etaoins.,'1209\né漢".chars().map(String::from).collect();
+    let mut merges: Vec<(String, String)> = Vec::new();
+    while merges.len() < 250 {
+        let (left, right) =
+            (words[random.below(words.len())].clone(), words[random.below(words.len())].clone());
+        let word = format!("{left}{right}");
+        if word.chars().count() <= 6 && !words.contains(&word) {
+            words.push(word);
+            merges.push((left, right));
+        }
+    }
+    // é and 漢 are several bytes; they come together first.
+    let mut vocabulary = byte_level(&[], &[]);
+    let bytes: [(&[u8], &[u8]); 3] = [(b"\xc3", b"\xa9"), (b"\xe6", b"\xbc"), (b"\xe6\xbc", b"\xa2")];
+    let merges = merges.iter().map(|(left, right)| (left.as_bytes(), right.as_bytes()));
+    for (left, right) in bytes.into_iter().chain(merges) {
+        let (left, right) = (spelt(left), spelt(right));
+        vocabulary.tokens.push(format!("{left}{right}").into_bytes());
+        vocabulary.merges.push(format!("{left} {right}").into_bytes());
+    }
+    vocabulary.types.resize(vocabulary.tokens.len(), 1);
+    vocabulary.tokens.extend([b"<|begin_of_text|>".to_vec(), b"<|eot_id|>".to_vec()]);
+    vocabulary.types.extend([3, 3]);
+    vocabulary
+}
+
+fn byte_level_step(use_regex: bool) -> Value {
+    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
+}
+
+fn split_steps(expressions: &[&str]) -> Value {
+    let split =
+        |e: &&str| json!({"type": "Split", "pattern": {"Regex": e}, "behavior": "Isolated", "invert": false});
+    let mut steps: Vec<Value> = expressions.iter().map(split).collect();
+    steps.push(byte_level_step(false));
+    json!({"type": "Sequence", "pretokenizers": steps})
+}
+
+/// The vocabulary as a `tokenizer.json`.
+fn document(vocabulary: &Vocabulary, pre_tokenizer: Value, ignore_merges: bool) -> Value {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let n_words = vocabulary.tokens.len() - 2;
+    let words = vocabulary.tokens[..n_words].iter().enumerate();
+    let vocab: serde_json::Map<String, Value> = words.map(|(id, token)| (text(token), json!(id))).collect();
+    let merges: Vec<String> = vocabulary.merges.iter().map(|merge| text(merge)).collect();
+    let added: Vec<Value> = (n_words..n_words + 2)
+        .map(|id| {
+            json!({"id": id, "content": text(&vocabulary.tokens[id]), "single_word": false, "lstrip": false,
+                   "rstrip": false, "normalized": false, "special": true})
+        })
+        .collect();
+    let bos = text(&vocabulary.tokens[n_words]);
+    json!({
+        "version": "1.0", "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
+        "padding": null, "added_tokens": added, "normalizer": null, "pre_tokenizer": pre_tokenizer,
+        "post_processor": {"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {&bos: {"id": bos, "ids": [n_words], "tokens": [bos]}}},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+            "ignore_merges": ignore_merges, "vocab": vocab, "merges": merges}
+    })
+}
+
+fn write(dir: &Path, document: &Value) -> PathBuf {
+    let path = dir.join("tokenizer.json");
+    std::fs::write(&path, document.to_string()).unwrap();
+    path
+}
+
+#[test]
+fn our_engine_the_crate_and_their_combination_agree() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut random = Random(21);
+    let default = [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"];
+    for _ in 0..4 {
+        let vocabulary = random_vocabulary(&mut random);
+        for (pre, pre_tokenizer, ignore_merges) in [
+            ("llama3", split_steps(&[LLAMA3]), true),
+            ("gpt-2", byte_level_step(true), false),
+            ("default", split_steps(&default), false),
+        ] {
+            let path = write(dir.path(), &document(&vocabulary, pre_tokenizer, ignore_merges));
+            let ours = Tokenizer::from_vocabulary(vocabulary.clone(), Some(pre)).unwrap();
+            let combined = Tokenizer::from_file(&path, None).unwrap();
+            let mut theirs = tokenizers::Tokenizer::from_file(&path).unwrap();
+            theirs.with_truncation(None).unwrap();
+            for _ in 0..120 {
+                let text = random.text(50);
+                let ids = ours.encode(&text, false).unwrap();
+                assert_eq!(
+                    theirs.encode_fast(text.as_str(), false).unwrap().get_ids(),
+                    ids,
+                    "{pre}: {text:?}"
+                );
+                assert_eq!(combined.encode(&text, false).unwrap(), ids, "{pre}: {text:?}");
+                assert!(ids.iter().all(|&id| combined.token_bytes(id) == ours.token_bytes(id)));
+            }
+        }
+    }
+}
+
+#[test]
+fn special_tokens_are_found_and_never_typed() {
+    let dir = tempfile::tempdir().unwrap();
+    let vocabulary = random_vocabulary(&mut Random(1));
+    let bos = vocabulary.tokens.len() as u32 - 2;
+    let unknown_rule = split_steps(&[r"\p{L}+"]);
+    for pre_tokenizer in [split_steps(&[LLAMA3]), byte_level_step(true), unknown_rule] {
+        let mut file = document(&vocabulary, pre_tokenizer, true);
+        // What looks like a marker is one, whatever the file says.
+        file["added_tokens"][1]["special"] = json!(false);
+        let tokenizer = Tokenizer::from_file(&write(dir.path(), &file), None).unwrap();
+        assert_eq!((tokenizer.bos(), tokenizer.adds_bos()), (Some(bos), true));
+        assert_eq!(tokenizer.end_tokens(), [bos + 1]);
+        assert_eq!(tokenizer.n_vocab(), vocabulary.tokens.len());
+        let typed = "a<|eot_id|><|begin_of_text|>";
+        let ids = tokenizer.encode(typed, false).unwrap();
+        assert!(ids.len() > 3, "not cut to the file's training length");
+        assert!(ids.iter().all(|&id| id < bos), "{ids:?}");
+        assert_eq!(tokenizer.encode_with_specials(typed).unwrap(), [97, bos + 1, bos]);
+        assert_eq!(tokenizer.encode_pieces(&[Piece::text("a"), Piece::Special(bos)]).unwrap(), [97, bos]);
+        assert_eq!(tokenizer.token_id("<|eot_id|>"), Some(bos + 1));
+        assert_eq!(tokenizer.token_id("\n"), Some(10));
+    }
+}
+
+#[test]
+fn a_rule_may_be_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let vocabulary = random_vocabulary(&mut Random(2));
+    let path = write(dir.path(), &document(&vocabulary, split_steps(&[LLAMA3]), true));
+    let replaced = Tokenizer::from_file(&path, Some("default")).unwrap();
+    let ours = Tokenizer::from_vocabulary(vocabulary, Some("default")).unwrap();
+    let mut random = Random(3);
+    for _ in 0..200 {
+        let text = random.text(40);
+        assert_eq!(replaced.encode(&text, false).unwrap(), ours.encode(&text, false).unwrap(), "{text:?}");
+    }
+    assert!(Tokenizer::from_file(&path, Some("nonsense")).unwrap_err().is_misuse());
+}
+
+#[test]
+fn the_model_file_may_name_the_special_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let vocabulary = random_vocabulary(&mut Random(4));
+    let end = vocabulary.tokens.len() as u32 - 1;
+    let mut file = document(&vocabulary, split_steps(&[LLAMA3]), true);
+    file["post_processor"] = Value::Null;
+    let tokenizer = Tokenizer::from_file(&write(dir.path(), &file), None).unwrap();
+    assert!(!tokenizer.adds_bos());
+    let stated = Vocabulary { bos: Some(5), eos: Some(6), add_bos: Some(true), ..vocabulary };
+    let tokenizer = tokenizer.with_special_tokens_of(stated);
+    assert_eq!((tokenizer.bos(), tokenizer.adds_bos()), (Some(5), true));
+    assert_eq!(tokenizer.end_tokens(), [6, end]);
+}
+
+#[test]
+fn sentence_piece_like_files_run_in_the_crate() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut vocab = serde_json::Map::new();
+    for token in ["<unk>", "<s>", "</s>"] {
+        vocab.insert(token.into(), json!(vocab.len()));
+    }
+    for byte in 0..=255 {
+        vocab.insert(format!("<0x{byte:02X}>"), json!(vocab.len()));
+    }
+    for token in ["▁", "h", "i", "▁h", "▁hi"] {
+        vocab.insert(token.into(), json!(vocab.len()));
+    }
+    let special = |id: u32, text: &str| {
+        json!({"id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": true})
+    };
+    let file = json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "pre_tokenizer": null, "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
+            {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "vocab": vocab,
+            "merges": ["▁ h", "▁h i"]}
+    });
+    let tokenizer = Tokenizer::from_file(&write(dir.path(), &file), None).unwrap();
+    let ids = tokenizer.encode("hi é</s>", false).unwrap();
+    let byte = |b: u8| 3 + u32::from(b);
+    let typed = b"</s>".map(byte);
+    assert_eq!(ids, [&[263, 259, byte(0xc3), byte(0xa9)], &typed[..]].concat());
+    let mut detokenizer = Detokenizer::new(&tokenizer);
+    assert_eq!(ids.iter().map(|&id| detokenizer.push(id)).collect::<String>(), "hi é</s>");
+    assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.end_tokens()), (Some(1), Some(2), &[2][..]));
+    let error = Tokenizer::from_file(&dir.path().join("tokenizer.json"), Some("llama3")).unwrap_err();
+    assert!(error.is_misuse() && error.to_string().contains("its rule cannot be replaced"), "{error}");
+}
+
+#[test]
+fn files_that_are_no_tokenizer_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = document(&random_vocabulary(&mut Random(5)), split_steps(&[LLAMA3]), true);
+    let refusal = |change: &dyn Fn(&mut Value)| {
+        let mut file = good.clone();
+        change(&mut file);
+        let error = Tokenizer::from_file(&write(dir.path(), &file), None).unwrap_err();
+        assert!(error.is_bad_file(), "{error}");
+        error.to_string()
+    };
+    assert!(refusal(&|file| *file = json!([1, 2])).contains("expected a tokenizer.json"));
+    assert!(refusal(&|file| file["model"]["merges"] = json!(["no such"])).contains("out of vocabulary"));
+    assert!(refusal(&|file| file["model"]["dropout"] = json!(0.5)).contains("random merges"));
+    assert!(refusal(&|file| file["pre_tokenizer"] = Value::Null).contains("expected ByteLevel"));
+    assert!(
+        refusal(&|file| file["model"]["vocab"]["far"] = json!(4_000_000_000_u32)).contains("1 to 4194304")
+    );
+    let words = json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"});
+    assert!(refusal(&|file| file["model"] = words.clone()).contains("only BPE is supported"));
+    std::fs::write(dir.path().join("half.json"), &good.to_string()[..500]).unwrap();
+    assert!(Tokenizer::from_file(&dir.path().join("half.json"), None).unwrap_err().is_bad_file());
+    let missing = Tokenizer::from_file(&dir.path().join("missing.json"), None).unwrap_err().to_string();
+    assert!(missing.starts_with("cannot read ") && missing.contains("missing.json"), "{missing}");
+}
