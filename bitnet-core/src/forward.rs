@@ -13,6 +13,7 @@ use crate::model::matrix::multiply;
 use crate::model::operand::{Norm, Operand, Wants};
 use crate::model::weights::{Layer, wants};
 use crate::team::Team;
+use crate::trace::trace_timing;
 
 /// The working memory of one session, sized once for a batch of tokens.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ pub(crate) struct Step<'a> {
     pub(crate) team: &'a Team,
     pub(crate) cache: &'a mut KvCache,
     pub(crate) act: &'a mut Activations,
-    /// Position of the first new token.
+    /// Position of the next token.
     pub(crate) pos: usize,
 }
 
@@ -91,34 +92,49 @@ impl Activations {
 }
 
 impl Step<'_> {
-    /// Rows of the embedding matrix become the residual stream.
+    /// Rows of the embedding matrix become the residual stream: `[n, n_embd]`.
+    #[trace_timing(embed)]
     pub(crate) fn embed(&mut self, tokens: &[TokenId]) {
         let (w, c) = (self.model.weights(), self.model.config());
         self.act.x.resize(tokens.len() * c.n_embd, 0.0);
         for (x, &token) in self.act.x.chunks_exact_mut(c.n_embd).zip(tokens) {
-            w.token_embd.expand_row(token as usize, x); //                       [n, n_embd]
+            w.token_embd.expand_row(token as usize, x);
         }
     }
 
-    /// Every block, on the `n` tokens that [`Step::embed`] laid out.
-    pub(crate) fn forward(&mut self) {
+    /// Every block, on the tokens that [`Step::embed`] laid out, `n_batch` of them at a time. Asks `go_on` before
+    /// each batch; `false` when it said no.
+    #[trace_timing(forward)]
+    pub(crate) fn forward(&mut self, n_batch: usize, go_on: &mut (dyn FnMut() -> bool + Send)) -> bool {
+        // The stream of the whole prompt is taken out and put back, so that a batch can be borrowed from it.
+        let mut x = std::mem::take(&mut self.act.x);
+        let done = x.chunks_mut(n_batch * self.model.config().n_embd).all(|x| go_on() && self.batch(x));
+        self.act.x = x;
+        done
+    }
+
+    /// Every block, on one batch `x`: `[n, n_embd]`.
+    fn batch(&mut self, x: &mut [f32]) -> bool {
         let c = self.model.config();
-        let n = self.act.x.len() / c.n_embd;
-        let half = c.rope.n_rot / 2;
+        let n = x.len() / c.n_embd;
         self.act.resize(c, n);
+        let half = c.rope.n_rot / 2;
         for t in 0..n {
             let angles = t * half..(t + 1) * half;
             c.rope.angles(self.pos + t, &mut self.act.cos[angles.clone()], &mut self.act.sin[angles]);
         }
         for (i, layer) in self.model.weights().layers.iter().enumerate() {
-            self.attention(i, layer);
-            self.feed_forward(layer);
+            self.attention(x, i, layer);
+            self.feed_forward(x, layer);
         }
+        self.pos += n;
+        true
     }
 
-    fn attention(&mut self, i: usize, w: &Layer) {
+    #[trace_timing(attention, layer = i, pos = self.pos)]
+    fn attention(&mut self, x: &mut [f32], i: usize, w: &Layer) {
         let (c, team, kernels) = (self.model.config(), self.team, self.model.kernels());
-        let Activations { x, q, k, v, attn, scores, y, operand, cos, sin, wants, .. } = &mut *self.act;
+        let Activations { q, k, v, attn, scores, y, operand, cos, sin, wants, .. } = &mut *self.act;
 
         operand.load(team, kernels, x, rms(&w.attn_norm, c), c.n_embd, *wants);
         multiply(team, kernels, [(&w.attn_q, q), (&w.attn_k, k), (&w.attn_v, v)], operand);
@@ -134,9 +150,10 @@ impl Step<'_> {
         kernels.add(x, y);
     }
 
-    fn feed_forward(&mut self, w: &Layer) {
+    #[trace_timing]
+    fn feed_forward(&mut self, x: &mut [f32], w: &Layer) {
         let (c, team, kernels) = (self.model.config(), self.team, self.model.kernels());
-        let Activations { x, gate, up, y, operand, wants, .. } = &mut *self.act;
+        let Activations { gate, up, y, operand, wants, .. } = &mut *self.act;
 
         operand.load(team, kernels, x, rms(&w.ffn_norm, c), c.n_embd, *wants);
         multiply(team, kernels, [(&w.ffn_gate, gate), (&w.ffn_up, up)], operand); // [n, n_ff]
@@ -150,6 +167,7 @@ impl Step<'_> {
     }
 
     /// Logits of new token `t`: `[n_vocab]`.
+    #[trace_timing(logits)]
     pub(crate) fn logits(&mut self, t: usize) {
         let (w, c, team, kernels) =
             (self.model.weights(), self.model.config(), self.team, self.model.kernels());

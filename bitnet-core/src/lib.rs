@@ -10,34 +10,40 @@
 //! - [`team`]: the threads, and how work is cut for them
 //! - [`model`]: a file's claims, checked, become typed weights
 //! - [`kv_cache`], [`attention`], [`forward`]: the network for one step; reads like the paper
-//! - [`session`]: a text in progress
+//! - [`tokenizer`], [`sampler`], [`session`]: text to ids and back, the choice among logits, a text in progress
+//! - [`generate`]: evaluate, choose, repeat
+//! - [`synth`]: made-up models of real shapes; [`parity`]: comparing logs of logits
+//!
+//! [`trace`] is the run-time half of the annotations, open to all.
+
+// The macros' expansions say `::bitnet_core`, here as elsewhere.
+extern crate self as bitnet_core;
 
 pub mod attention;
 pub mod error;
 pub mod forward;
+pub mod generate;
 pub mod gguf;
 pub mod kernels;
 pub mod kv_cache;
 pub mod model;
 pub mod ops;
-pub mod quant;
-pub mod session;
-pub mod team;
-pub mod synth;
-// The macros' expansions say `::bitnet_core`, here as elsewhere.
-extern crate self as bitnet_core;
-
 pub mod parity;
+pub mod quant;
+pub mod sampler;
+pub mod session;
+pub mod synth;
+pub mod team;
+pub mod tokenizer;
 pub mod trace;
 
 pub use error::{Error, Result};
+pub use generate::{GenerateOptions, Generated, Generation, StopReason};
 pub use gguf::Access;
 pub use kernels::Isa;
 pub use model::{LoadOptions, Model};
-pub use session::{Session, SessionOptions};
-pub mod sampler;
-pub mod tokenizer;
 pub use sampler::{Sampler, SamplerOptions};
+pub use session::{Session, SessionOptions};
 pub use tokenizer::Tokenizer;
 
 /// A token's number in the vocabulary.

@@ -118,19 +118,25 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// As [`Session::prefill`].
-    pub fn prefill_while(&mut self, tokens: &[TokenId], mut go_on: impl FnMut() -> bool) -> Result<bool> {
+    pub fn prefill_while(
+        &mut self,
+        tokens: &[TokenId],
+        mut go_on: impl FnMut() -> bool + Send,
+    ) -> Result<bool> {
         self.check(tokens)?;
-        let before = self.pos;
-        for batch in tokens.chunks(self.n_batch) {
-            if !go_on() {
-                self.truncate(before);
-                return Ok(false);
+        let (before, n_batch) = (self.pos, self.n_batch);
+        let done = self.step(|step| {
+            step.embed(tokens);
+            let done = step.forward(n_batch, &mut go_on);
+            if done {
+                step.logits(tokens.len() - 1);
             }
-            self.forward(batch);
+            done
+        });
+        if !done {
+            self.truncate(before);
         }
-        let last = (tokens.len() - 1) % self.n_batch;
-        self.step(|step| step.logits(last));
-        Ok(true)
+        Ok(done)
     }
 
     /// The logits of the last [`Session::prefill`] or [`Session::decode`]: `[n_vocab]`.
@@ -144,10 +150,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// If it is not in the vocabulary, or the context is full.
     pub fn decode(&mut self, token: TokenId) -> Result<&[f32]> {
-        self.check(&[token])?;
-        self.forward(&[token]);
-        self.step(|step| step.logits(0));
-        Ok(self.act.last_logits())
+        self.prefill(&[token])
     }
 
     /// Appends `tokens` and hands `each` the index and the logits, `[n_vocab]`, of every one of them.
@@ -158,7 +161,10 @@ impl<'m> Session<'m> {
         self.check(tokens)?;
         let mut index = 0;
         for batch in tokens.chunks(self.n_batch) {
-            self.forward(batch);
+            self.step(|step| {
+                step.embed(batch);
+                step.forward(batch.len(), &mut || true);
+            });
             for t in 0..batch.len() {
                 self.step(|step| step.logits(t));
                 each(index, self.act.last_logits());
@@ -168,20 +174,13 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
-    /// One batch through the network.
-    fn forward(&mut self, batch: &[TokenId]) {
-        self.step(|step| {
-            step.embed(batch);
-            step.forward();
-        });
-        self.pos += batch.len();
-    }
-
     /// Runs `work` on the team.
-    fn step(&mut self, work: impl FnOnce(&mut Step<'_>) + Send) {
+    fn step<R: Send>(&mut self, work: impl FnOnce(&mut Step<'_>) -> R + Send) -> R {
         let Session { model, team, cache, act, pos, .. } = self;
         let mut step = Step { model, team, cache, act, pos: *pos };
-        team.enter(|| work(&mut step));
+        let result = team.enter(|| work(&mut step));
+        *pos = step.pos;
+        result
     }
 
     /// Whether `tokens` can be appended.

@@ -54,7 +54,8 @@ impl Golden {
     /// All logits under every setting.
     fn check(&self) {
         for isa in Isa::available() {
-            let model = Model::load(&self.path, &LoadOptions { isa: Some(isa), ..LoadOptions::default() }).unwrap();
+            let model =
+                Model::load(&self.path, &LoadOptions { isa: Some(isa), ..LoadOptions::default() }).unwrap();
             for n_threads in [1, 2, 3] {
                 for n_batch in [1, 7, 32, self.tokens.len()] {
                     let how = format!("{isa}, {n_threads} threads, batches of {n_batch}");
@@ -81,7 +82,8 @@ impl Golden {
     fn generate(&self) {
         for isa in Isa::available() {
             let how = format!("{isa}, generating");
-            let model = Model::load(&self.path, &LoadOptions { isa: Some(isa), ..LoadOptions::default() }).unwrap();
+            let model =
+                Model::load(&self.path, &LoadOptions { isa: Some(isa), ..LoadOptions::default() }).unwrap();
             let mut session = Session::new(&model, &SessionOptions::default()).unwrap();
             let (prompt, generated) = self.tokens.split_at(self.n_prompt);
             // A first text, forgotten, must leave no trace in the second.

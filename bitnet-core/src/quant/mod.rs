@@ -8,9 +8,9 @@ pub mod hf_packed;
 pub mod i2s;
 pub mod i2s_layouts;
 pub mod iq_bn;
+#[cfg(test)]
+mod testing;
 pub mod tl1;
 pub mod tl2;
 pub mod tl_tiles;
 pub mod tq;
-#[cfg(test)]
-mod testing;
