@@ -8,6 +8,7 @@ use crate::kv_cache::KvCache;
 use crate::model::Config;
 use crate::ops::softmax::PAD;
 use crate::team::{Share, Team};
+use crate::trace::trace_timing;
 
 /// Everything attention reads: the queries of `n` consecutive positions and the cache that holds their keys.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +31,7 @@ impl Attention<'_> {
     /// `out = softmax(q k / sqrt(head_dim)) v` for every new position: `[n, n_head * head_dim]`.
     ///
     /// `scores` is scratch for one position: `[n_head, n_ctx padded to 32]`.
+    #[trace_timing(attend, layer = self.layer, pos = self.pos)]
     pub fn run(&self, team: &Team, out: &mut [f32], scores: &mut [f32]) {
         let width = self.config.n_embd_attn();
         if out.len() == width {

@@ -11,6 +11,7 @@ use half::f16;
 use super::{ActTiles, Kernels, elementwise, scalar, tiles::Tile};
 use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
+use crate::trace::trace_timing;
 
 /// Whether this CPU has every feature this file is compiled for.
 pub(super) fn supported() -> bool {
@@ -45,6 +46,7 @@ const GEMV_ROWS: usize = 4;
 /// Blocks whose products fit i16 lanes: a block adds at most 4 * 2 * 2 * 128 = 2048 to each.
 const I16_BLOCKS: usize = 15;
 
+#[trace_timing(avx2_gemv_i2s)]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
     let row_bytes = w.row_bytes();
@@ -131,6 +133,7 @@ const PANEL: usize = 16;
 
 /// As in the AVX-512 kernel: a panel of rows is unpacked once, four columns of 8 rows across a register, then
 /// every tile of tokens runs through it with a broadcast activation.
+#[trace_timing(avx2_gemm_i2s)]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn gemm_i2s(y: &mut [&mut [f32]], w: Ternary<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Vec<u8>) {
     panel.resize(PANEL * w.cols(), 0);
@@ -263,6 +266,7 @@ fn transpose_8x8(r: [__m256i; 8]) -> [__m256i; 8] {
 /// Rows of the head that run side by side: two of them fill eight of the sixteen registers.
 const HEAD_ROWS: usize = 2;
 
+#[trace_timing(avx2_gemv_f16)]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn gemv_f16(y: &mut [f32], w: &[f16], x: &[f32]) {
     let cols = x.len();
@@ -328,6 +332,7 @@ fn reduce(v: [__m256; 4]) -> f32 {
 
 // ---------------------------------------------------------------------------------------------------- attention
 
+#[trace_timing(avx2_attn_scores)]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn attn_scores(scores: &mut [f32], q: &[f32], k: &[f16], head_dim: usize, scale: f32) {
     let n_pos = k.len() / head_dim;
@@ -346,6 +351,7 @@ fn attn_scores(scores: &mut [f32], q: &[f32], k: &[f16], head_dim: usize, scale:
     }
 }
 
+#[trace_timing(avx2_attn_mix)]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn attn_mix(out: &mut [f32], v: &[f16], p: &[f32], head_dim: usize) {
     let n_pad = v.len() / head_dim;

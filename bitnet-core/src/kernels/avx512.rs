@@ -12,6 +12,7 @@ use half::f16;
 use super::{ActTiles, Kernels, elementwise, scalar, tiles::Tile};
 use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
+use crate::trace::trace_timing;
 
 /// Whether this CPU has every feature this file is compiled for.
 pub(super) fn supported() -> bool {
@@ -51,6 +52,7 @@ elementwise!("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c");
 /// Rows that share one load of the activations.
 const GEMV_ROWS: usize = 4;
 
+#[trace_timing(avx512_gemv_i2s)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
     let row_bytes = w.row_bytes();
@@ -139,6 +141,7 @@ const PANEL: usize = 32;
 
 /// A panel of rows is unpacked once, four columns of 16 rows across a register; then every tile of tokens runs
 /// through it with a broadcast activation, and no sum is ever horizontal.
+#[trace_timing(avx512_gemm_i2s)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn gemm_i2s(y: &mut [&mut [f32]], w: Ternary<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Vec<u8>) {
     panel.resize(PANEL * w.cols(), 0);
@@ -274,6 +277,7 @@ fn transpose_8x8(r: [__m512i; 8]) -> [__m512i; 8] {
 /// Rows of the head that run side by side: enough chains to hide the latency of an addition.
 const HEAD_ROWS: usize = 4;
 
+#[trace_timing(avx512_gemv_f16)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn gemv_f16(y: &mut [f32], w: &[f16], x: &[f32]) {
     let cols = x.len();
@@ -338,6 +342,7 @@ fn reduce(acc: [__m512; 2]) -> f32 {
 
 // ---------------------------------------------------------------------------------------------------- attention
 
+#[trace_timing(avx512_attn_scores)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn attn_scores(scores: &mut [f32], q: &[f32], k: &[f16], head_dim: usize, scale: f32) {
     let n_pos = k.len() / head_dim;
@@ -358,6 +363,7 @@ fn attn_scores(scores: &mut [f32], q: &[f32], k: &[f16], head_dim: usize, scale:
     }
 }
 
+#[trace_timing(avx512_attn_mix)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn attn_mix(out: &mut [f32], v: &[f16], p: &[f32], head_dim: usize) {
     let n_pad = v.len() / head_dim;

@@ -35,6 +35,7 @@ use crate::ops::rope::Pairing;
 use crate::ops::softmax;
 use crate::quant::act::ActScale;
 use crate::quant::i2s::Ternary;
+use crate::trace::trace_timing;
 
 /// The plain loops of [`crate::ops`] and [`crate::quant::act`], compiled for one instruction set.
 macro_rules! elementwise {
@@ -174,6 +175,7 @@ impl Kernels {
     ///
     /// # Panics
     /// If the lengths disagree.
+    #[trace_timing(rows = y.len(), cols = x.len())]
     pub fn gemv_f32(&self, y: &mut [f32], w: &[f32], x: &[f32]) {
         assert_eq!(w.len(), y.len() * x.len(), "gemv_f32: w for {} rows of {}", y.len(), x.len());
         dispatch!(self.gemv_f32(y, w, x));
@@ -187,6 +189,7 @@ impl Kernels {
     ///
     /// # Panics
     /// If a length disagrees with a shape above.
+    #[trace_timing(rows = w.rows(), cols = w.cols(), bytes = w.bytes().len())]
     pub fn gemv_i2s(&self, y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
         assert_eq!(y.len(), w.rows(), "gemv_i2s: y has {} values, w has {} rows", y.len(), w.rows());
         assert_eq!(q.len(), w.cols(), "gemv_i2s: q has {} values, w has {} columns", q.len(), w.cols());
@@ -201,6 +204,7 @@ impl Kernels {
     ///
     /// # Panics
     /// If a length disagrees with a shape above.
+    #[trace_timing(rows = w.rows(), cols = w.cols(), tokens = x.n(), bytes = w.bytes().len())]
     pub fn gemm_i2s(
         &self,
         y: &mut [&mut [f32]],
@@ -221,6 +225,7 @@ impl Kernels {
     ///
     /// # Panics
     /// If a length disagrees with a shape above.
+    #[trace_timing(rows = y.len(), cols = x.len(), bytes = 2 * w.len())]
     pub fn gemv_f16(&self, y: &mut [f32], w: &[f16], x: &[f32]) {
         assert_eq!(w.len(), y.len() * x.len(), "gemv_f16: w for {} rows of {}", y.len(), x.len());
         dispatch!(self.gemv_f16(y, w, x));
@@ -234,6 +239,7 @@ impl Kernels {
     ///
     /// # Panics
     /// If a length disagrees with a shape above.
+    #[trace_timing(n_pos = k.len() / head_dim, bytes = 2 * k.len())]
     pub fn attn_scores(&self, scores: &mut [f32], q: &[f32], k: &[f16], head_dim: usize, scale: f32) {
         let n_query = q.len() / head_dim;
         let n_pad = (k.len() / head_dim).next_multiple_of(softmax::PAD);
@@ -251,6 +257,7 @@ impl Kernels {
     ///
     /// # Panics
     /// If a length disagrees with a shape above.
+    #[trace_timing(n_pos = v.len() / head_dim, bytes = 2 * v.len())]
     pub fn attn_mix(&self, out: &mut [f32], v: &[f16], p: &[f32], head_dim: usize) {
         let n_query = out.len() / head_dim;
         assert!(

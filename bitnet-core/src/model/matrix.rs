@@ -11,6 +11,7 @@ use crate::kernels::Kernels;
 use crate::quant::dense::{self, DenseType};
 use crate::quant::i2s::{self, Flavour, Ternary};
 use crate::team::{Piece, Share, Team};
+use crate::trace::{quant_trace, trace_timing};
 
 /// A matrix `[rows, cols]` that stays where the file has it.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub struct Matrix {
     rows: usize,
     cols: usize,
     format: Format,
+    kernel: &'static str,
 }
 
 /// How a matrix is stored, and so which kernel multiplies it.
@@ -38,6 +40,26 @@ pub enum Format {
     Dense(DenseType),
 }
 
+impl Format {
+    /// The name in trace lines and tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Ternary { flavour, .. } => flavour.name(),
+            Format::F16 => DenseType::F16.name(),
+            Format::Dense(ty) => ty.name(),
+        }
+    }
+
+    /// The kernel that multiplies it, by name.
+    fn kernel(self, kernels: &Kernels) -> &'static str {
+        match self {
+            Format::Ternary { .. } => kernels.ternary_name(),
+            Format::F16 | Format::Dense(_) => kernels.isa().name(),
+        }
+    }
+}
+
 /// Row granularity of a cut among threads: a multiple of every kernel's row group.
 const ROWS_TOGETHER: usize = 32;
 
@@ -47,7 +69,7 @@ impl Matrix {
     /// # Errors
     /// If the tensor is missing, has another shape or a type this engine does not multiply, or a ternary scale
     /// that is no number.
-    pub fn new(gguf: &Arc<Gguf>, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
+    pub fn new(gguf: &Arc<Gguf>, kernels: &Kernels, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
         let tensor = super::weights::tensor(gguf, name, &[rows, cols])?;
         let bad = |expected: &str, found: String| Error::Malformed {
             path: gguf.path().to_owned(),
@@ -83,7 +105,9 @@ impl Matrix {
                 }
             },
         };
-        Ok(Matrix { gguf: Arc::clone(gguf), info: tensor.info.clone(), rows, cols, format })
+        let kernel = format.kernel(kernels);
+        quant_trace!(tensor = name, format = format.name(), kernel = kernel, shape = [rows, cols]);
+        Ok(Matrix { gguf: Arc::clone(gguf), info: tensor.info.clone(), rows, cols, format, kernel })
     }
 
     /// Its name in the file.
@@ -110,10 +134,24 @@ impl Matrix {
         self.format
     }
 
+    /// The kernel that multiplies it, by name.
+    #[must_use]
+    pub fn kernel(&self) -> &'static str {
+        self.kernel
+    }
+
     /// Its bytes in the file: what one multiplication reads.
     #[must_use]
     pub fn n_bytes(&self) -> u64 {
         self.info.n_bytes
+    }
+
+    /// Bytes of one row, without what stands after the last.
+    fn row_bytes(&self) -> usize {
+        match self.format {
+            Format::Ternary { .. } => self.cols / 4,
+            Format::F16 | Format::Dense(_) => self.bytes().len() / self.rows,
+        }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -140,11 +178,11 @@ impl Matrix {
             Format::F16 => DenseType::F16,
             Format::Dense(ty) => ty,
         };
-        let row_bytes = self.bytes().len() / self.rows;
-        dense::dequantize_row(ty, &self.bytes()[r * row_bytes..][..row_bytes], out);
+        dense::dequantize_row(ty, &self.bytes()[r * self.row_bytes()..][..self.row_bytes()], out);
     }
 
     /// Rows `first..first + y.len()` of `W x`, for the only token of `x`.
+    #[trace_timing(matrix, tensor = self.name(), rows = y.values.len(), bytes = self.row_bytes() * y.values.len())]
     fn multiply_vector(&self, kernels: &Kernels, y: Piece<'_>, x: &Operand) {
         let Piece { first, values: y } = y;
         match self.format {
@@ -168,6 +206,7 @@ impl Matrix {
     }
 
     /// The same rows for every token of `x`.
+    #[trace_timing(matrix, tensor = self.name(), first = first, tokens = y.len())]
     fn multiply_strip(&self, kernels: &Kernels, first: usize, y: &mut [&mut [f32]], x: &Operand) {
         let rows = y.first().map_or(0, |y| y.len());
         match self.format {

@@ -55,7 +55,7 @@ impl Model {
         let kernels = options.isa.map_or_else(|| Ok(Kernels::detect()), Kernels::for_isa)?;
         let gguf = Arc::new(gguf);
         let mut config = Config::from_gguf(&gguf)?;
-        let weights = Weights::from_gguf(&gguf, &mut config)?;
+        let weights = Weights::from_gguf(&gguf, kernels, &mut config)?;
         Ok(Model { gguf, kernels, config, weights })
     }
 

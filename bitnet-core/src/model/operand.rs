@@ -6,6 +6,7 @@ use half::slice::HalfFloatSliceExt;
 use crate::kernels::{ActTiles, Kernels, pack_tile};
 use crate::quant::act::ActScale;
 use crate::team::Team;
+use crate::trace::trace_timing;
 
 /// Which forms of the activations the matrices of a layer read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -63,6 +64,7 @@ impl Operand {
     ///
     /// # Panics
     /// If `x` is not whole rows.
+    #[trace_timing(operand, cols = cols)]
     pub fn load(
         &mut self,
         team: &Team,

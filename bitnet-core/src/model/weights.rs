@@ -8,6 +8,7 @@ use super::matrix::{Format, Matrix};
 use super::operand::Wants;
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, Tensor};
+use crate::kernels::Kernels;
 use crate::quant::dense::{self, DenseType};
 
 /// The weights of a model. Fields keep their names in the file, without `blk.N.` and `.weight`.
@@ -56,12 +57,12 @@ impl Weights {
     ///
     /// # Errors
     /// If a tensor is missing, surplus, of another shape, or of a type this engine does not run.
-    pub fn from_gguf(gguf: &Arc<Gguf>, config: &mut Config) -> Result<Weights> {
+    pub fn from_gguf(gguf: &Arc<Gguf>, kernels: &Kernels, config: &mut Config) -> Result<Weights> {
         let Config { n_vocab, n_embd, n_ff, .. } = *config;
         let (n_attn, n_kv) = (config.n_embd_attn(), config.n_embd_kv());
         let sub_norms = config.arch.has_sub_norms();
         let vector = |name: String, n| vector(gguf, &name, n);
-        let matrix = |name: String, rows, cols| Matrix::new(gguf, &name, rows, cols);
+        let matrix = |name: String, rows, cols| Matrix::new(gguf, kernels, &name, rows, cols);
 
         let layers = (0..config.n_layer)
             .map(|i| {

@@ -88,8 +88,8 @@ struct Special {
 
 #[derive(Debug)]
 enum Engine {
-    Bpe(Bpe),
-    Spm(Spm),
+    Bpe(Box<Bpe>),
+    Spm(Box<Spm>),
     Json(Box<Json>),
 }
 
@@ -122,9 +122,9 @@ impl Tokenizer {
         let own = own_rule(&vocabulary, chosen.is_some())?;
         let is_spm = vocabulary.model == VocabModel::Spm;
         let engine = if is_spm {
-            Engine::Spm(Spm::new(&vocabulary, &kinds, vocabulary.add_space_prefix.unwrap_or(true)))
+            Engine::Spm(Box::new(Spm::new(&vocabulary, &kinds, vocabulary.add_space_prefix.unwrap_or(true))))
         } else {
-            Engine::Bpe(Bpe::new(&vocabulary, &kinds, chosen.unwrap_or(own)))
+            Engine::Bpe(Box::new(Bpe::new(&vocabulary, &kinds, chosen.unwrap_or(own))))
         };
         let special = Special {
             bos: vocabulary.bos,

@@ -1,0 +1,125 @@
+//! The generation loop: evaluate, choose, repeat.
+
+use std::time::{Duration, Instant};
+
+use crate::TokenId;
+use crate::error::Result;
+use crate::sampler::Sampler;
+use crate::session::Session;
+use crate::trace::{parity_trace, trace_timing};
+
+/// What ends a generation besides the caller.
+#[derive(Clone, Copy, Default)]
+pub struct GenerateOptions<'a> {
+    /// Tokens to generate; no limit but the context without it.
+    pub max_tokens: Option<usize>,
+    /// Tokens that end the text.
+    pub end_tokens: &'a [TokenId],
+    /// Asked before each batch of the prompt and before each token; `false` ends the generation.
+    pub go_on: Option<&'a (dyn Fn() -> bool + Sync)>,
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// The model said so, with an end token.
+    EndToken,
+    /// As many tokens as asked for.
+    Length,
+    /// The context is full.
+    Context,
+    /// `go_on` said no.
+    Interrupted,
+}
+
+/// One token, and what it cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generated {
+    /// Index among the generated tokens.
+    pub step: usize,
+    /// The token; the last one may be an end token.
+    pub token: TokenId,
+    /// Time from the request for this token to its choice: for step 0, the whole prompt.
+    pub elapsed: Duration,
+}
+
+/// An iterator over generated tokens; see [`Session::generate`].
+pub struct Generation<'a, 'm> {
+    session: &'a mut Session<'m>,
+    sampler: &'a mut Sampler,
+    options: GenerateOptions<'a>,
+    /// Tokens the model has yet to see: the prompt, then the token chosen last.
+    pending: Vec<TokenId>,
+    step: usize,
+    stopped: Option<StopReason>,
+}
+
+impl<'m> Session<'m> {
+    /// Appends `prompt` and generates from there, one token for each call of `next`.
+    ///
+    /// The sampler is told of every token of the prompt and of every choice, for its repetition penalty. A token
+    /// becomes part of the session when the one after it is asked for, so the last one never does.
+    pub fn generate<'a>(
+        &'a mut self,
+        prompt: &[TokenId],
+        sampler: &'a mut Sampler,
+        options: GenerateOptions<'a>,
+    ) -> Generation<'a, 'm> {
+        prompt.iter().for_each(|&token| sampler.accept(token));
+        Generation { session: self, sampler, options, pending: prompt.to_vec(), step: 0, stopped: None }
+    }
+}
+
+impl Generation<'_, '_> {
+    /// Why the iterator ended; `None` while it has not, or after an error.
+    #[must_use]
+    pub fn stopped(&self) -> Option<StopReason> {
+        self.stopped
+    }
+
+    fn stop(&mut self, reason: StopReason) -> Option<Result<Generated>> {
+        self.stopped = Some(reason);
+        None
+    }
+}
+
+impl Iterator for Generation<'_, '_> {
+    type Item = Result<Generated>;
+
+    fn next(&mut self) -> Option<Result<Generated>> {
+        if self.stopped.is_some() {
+            return None;
+        }
+        if self.options.max_tokens.is_some_and(|most| self.step >= most) {
+            return self.stop(StopReason::Length);
+        }
+        if self.step > 0 && self.session.position() + self.pending.len() > self.session.n_ctx() {
+            return self.stop(StopReason::Context);
+        }
+        let begun = Instant::now();
+        let go_on = || self.options.go_on.is_none_or(|go_on| go_on());
+        match self.session.prefill_while(&self.pending, go_on) {
+            Ok(true) => {}
+            Ok(false) => return self.stop(StopReason::Interrupted),
+            Err(error) => return Some(Err(error)),
+        }
+        let logits = self.session.last_logits();
+        let token = choose(self.sampler, logits);
+        parity_trace!(step = self.step, token = token, logits = logits);
+        let generated = Generated { step: self.step, token, elapsed: begun.elapsed() };
+        self.step += 1;
+        self.pending.clear();
+        self.pending.push(token);
+        if self.options.end_tokens.contains(&token) {
+            self.stopped = Some(StopReason::EndToken);
+        }
+        Some(Ok(generated))
+    }
+}
+
+#[trace_timing(sample)]
+fn choose(sampler: &mut Sampler, logits: &[f32]) -> TokenId {
+    let token = sampler.sample(logits);
+    sampler.accept(token);
+    token
+}
