@@ -1,5 +1,8 @@
 //! The vocabulary inside a GGUF file.
 
+use std::path::Path;
+
+use super::Tokenizer;
 use super::vocabulary::{MAX_TOKENS, VocabModel, Vocabulary};
 use crate::TokenId;
 use crate::error::{Error, Result};
@@ -9,6 +12,25 @@ use crate::gguf::{Gguf, Strings, Value};
 const MAX_MERGES: usize = 1 << 23;
 /// A longer chat template is no template; it is ignored.
 const MAX_TEMPLATE_BYTES: usize = 1 << 20;
+
+impl Tokenizer {
+    /// The tokenizer of a model: that in `file`, a `tokenizer.json`, with the special tokens the model names; or,
+    /// without one, the vocabulary inside the model; `None` if there is neither.
+    ///
+    /// `pre` replaces the rule for cutting text into words.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_file`], [`Vocabulary::from_gguf`] and [`Tokenizer::from_vocabulary`].
+    pub fn for_model(gguf: &Gguf, file: Option<&Path>, pre: Option<&str>) -> Result<Option<Tokenizer>> {
+        let vocabulary = Vocabulary::from_gguf(gguf)?;
+        match (file, vocabulary) {
+            (Some(file), Some(v)) => Ok(Some(Tokenizer::from_file(file, pre)?.with_special_tokens_of(v))),
+            (Some(file), None) => Ok(Some(Tokenizer::from_file(file, pre)?)),
+            (None, Some(v)) => Ok(Some(Tokenizer::from_vocabulary(v, pre)?)),
+            (None, None) => Ok(None),
+        }
+    }
+}
 
 impl Vocabulary {
     /// Reads the `tokenizer.*` keys; `None` if the model carries no vocabulary.
