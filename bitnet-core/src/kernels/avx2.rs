@@ -43,6 +43,8 @@ elementwise!("avx2,fma,f16c");
 
 /// Rows that share one load of the activations.
 const GEMV_ROWS: usize = 4;
+/// How far ahead of a load the next bytes are asked for; see the AVX-512 kernel.
+const AHEAD: usize = 8192;
 /// Blocks whose products fit i16 lanes: a block adds at most 4 * 2 * 2 * 128 = 2048 to each.
 const I16_BLOCKS: usize = 15;
 
@@ -75,7 +77,9 @@ fn dot_rows<const R: usize>(rows: &[u8], row_bytes: usize, q: &[i8]) -> [i32; R]
             let at = (run * I16_BLOCKS + i) * i2s::BLOCK_BYTES;
             let q = [load_i8(&q[..32]), load_i8(&q[32..]), load_i8(&q[64..]), load_i8(&q[96..])];
             for r in 0..R {
-                acc[r] = _mm256_add_epi16(acc[r], dot_block(load_u8(&rows[r * row_bytes + at..]), q));
+                let codes = &rows[r * row_bytes + at..];
+                prefetch::<AHEAD>(codes);
+                acc[r] = _mm256_add_epi16(acc[r], dot_block(load_u8(codes), q));
             }
         }
         for r in 0..R {
@@ -87,6 +91,17 @@ fn dot_rows<const R: usize>(rows: &[u8], row_bytes: usize, q: &[i8]) -> [i32; R]
         out[r] = reduce_i32(sums[r]);
     }
     out
+}
+
+/// Asks for the cache line `N` bytes past the start of `bytes`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn prefetch<const N: usize>(bytes: &[u8]) {
+    #[allow(unused_unsafe, reason = "newer compilers know that a prefetch is safe")]
+    // SAFETY: a prefetch reads nothing the program can see and cannot fault, wherever it points.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(N).cast())
+    };
 }
 
 /// Products of one block of codes with its four groups of activations, in i16 lanes.
@@ -263,20 +278,14 @@ fn transpose_8x8(r: [__m256i; 8]) -> [__m256i; 8] {
 
 // --------------------------------------------------------------------------------------------- f16 dot products
 
-/// Rows of the head that run side by side: two of them fill eight of the sixteen registers.
-const HEAD_ROWS: usize = 2;
+/// As [`AHEAD`], for rows that are read one after the other.
+const AHEAD_F16: usize = 4096;
 
 #[trace_timing(avx2_gemv_f16)]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn gemv_f16(y: &mut [f32], w: &[f16], x: &[f32]) {
-    let cols = x.len();
-    let (groups, rest) = y.as_chunks_mut::<HEAD_ROWS>();
-    let rest_first = groups.len() * HEAD_ROWS;
-    for (y, rows) in groups.iter_mut().zip(w.chunks_exact(HEAD_ROWS * cols)) {
-        *y = dots::<HEAD_ROWS>(rows, x);
-    }
-    for (i, y) in rest.iter_mut().enumerate() {
-        [*y] = dots::<1>(&w[(rest_first + i) * cols..][..cols], x);
+    for (y, row) in y.iter_mut().zip(w.chunks_exact(x.len())) {
+        [*y] = dots::<1>(row, x);
     }
 }
 
@@ -288,6 +297,9 @@ fn dots<const R: usize>(rows: &[f16], x: &[f32]) -> [f32; R] {
     let mut acc = [[_mm256_setzero_ps(); 4]; R];
     let (x_blocks, x_rest) = x.as_chunks::<32>();
     for (i, x) in x_blocks.iter().enumerate() {
+        for r in 0..R {
+            prefetch::<AHEAD_F16>(bytemuck::cast_slice(&rows[r * cols + 32 * i..]));
+        }
         for v in 0..4 {
             let x = load_f32(&x[8 * v..]);
             for r in 0..R {
