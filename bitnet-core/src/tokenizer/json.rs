@@ -2,7 +2,7 @@
 //!
 //! Byte-level BPE files whose cutting rule is one of [`PreSplit`] are cut by us and only merged by the
 //! crate: its look-ahead engine gives up on very long runs of white space without saying so, and it keeps
-//! some hundred bytes of bookkeeping for every byte of text. Other files run in the crate as they are.
+//! some 250 bytes of bookkeeping for every byte of text. Other files run in the crate as they are.
 
 use std::fs::File;
 use std::io::Read;
@@ -25,6 +25,8 @@ use crate::error::{Error, Result};
 
 /// The largest published `tokenizer.json` files have some 35 MB.
 const MAX_FILE_BYTES: u64 = 512 << 20;
+/// The crate alone needs some 250 bytes for each byte of text, and more than a second for a megabyte.
+const MAX_CRATE_TEXT: usize = 4 << 20;
 /// Below what makes the crate's look-ahead engine give up.
 const MAX_SPACE_RUN: usize = 100_000;
 
@@ -243,11 +245,15 @@ impl Json {
         let is_control = |id: &TokenId| kinds.get(*id as usize) == Some(&Kind::Control);
         let failed = |reason: String| Error::Invalid { what: "prompt".into(), reason };
         let Some(splitter) = &self.splitter else {
-            if longest_space_run(text) > MAX_SPACE_RUN {
-                let reason = format!(
-                    "more than {MAX_SPACE_RUN} white-space characters in a row are not supported by this tokenizer.json"
-                );
-                return Err(failed(reason));
+            let limit = match text.len() {
+                n if n > MAX_CRATE_TEXT => format!("texts over {MAX_CRATE_TEXT} bytes"),
+                _ if longest_space_run(text) > MAX_SPACE_RUN => {
+                    format!("more than {MAX_SPACE_RUN} white-space characters in a row")
+                }
+                _ => String::new(),
+            };
+            if !limit.is_empty() {
+                return Err(failed(format!("{limit} are not supported with this tokenizer.json")));
             }
             let encoding = self.inner.encode_fast(text, false).map_err(|error| failed(error.to_string()))?;
             if encoding.get_ids().iter().any(is_control) {

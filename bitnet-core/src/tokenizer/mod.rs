@@ -100,7 +100,7 @@ impl Tokenizer {
     /// If the file cannot be read, is no `tokenizer.json`, holds an algorithm other than byte-level BPE and
     /// SentencePiece-like BPE, or if `pre` is unknown.
     pub fn from_file(path: &Path, pre: Option<&str>) -> Result<Tokenizer> {
-        let rule = pre.map(chosen_rule).transpose()?;
+        let rule = pre.map(PreSplit::chosen).transpose()?;
         let loaded = json::load(path, rule)?;
         let cuts_own = loaded.engine.cuts_user_defined();
         let engine = Engine::Json(Box::new(loaded.engine));
@@ -116,13 +116,14 @@ impl Tokenizer {
     /// If the vocabulary contradicts itself, or names a rule unknown here, or if `pre` is unknown.
     pub fn from_vocabulary(mut vocabulary: Vocabulary, pre: Option<&str>) -> Result<Tokenizer> {
         vocabulary.check()?;
-        let chosen = pre.map(chosen_rule).transpose()?;
+        let chosen = pre.map(PreSplit::chosen).transpose()?;
         let kinds = vocabulary.kinds();
         vocabulary.fill_default_ids(&kinds);
-        let own = own_rule(&vocabulary, chosen.is_some())?;
+        let own = vocabulary.rule(chosen.is_some())?;
         let is_spm = vocabulary.model == VocabModel::Spm;
         let engine = if is_spm {
-            Engine::Spm(Box::new(Spm::new(&vocabulary, &kinds, vocabulary.add_space_prefix.unwrap_or(true))))
+            let prefix = vocabulary.add_space_prefix.unwrap_or(true);
+            Engine::Spm(Box::new(Spm::new(&vocabulary, &kinds, prefix)))
         } else {
             Engine::Bpe(Box::new(Bpe::new(&vocabulary, &kinds, chosen.unwrap_or(own))))
         };
@@ -375,31 +376,6 @@ impl Tokenizer {
     /// The cutting rule named in the model file.
     fn pre(&self) -> Option<&str> {
         self.special.pre.as_deref()
-    }
-}
-
-/// The rule a caller asked for.
-fn chosen_rule(name: &str) -> Result<PreSplit> {
-    PreSplit::from_name(name).ok_or_else(|| Error::Invalid {
-        what: format!("--pre {name}"),
-        reason: format!("expected one of {}", PreSplit::names()),
-    })
-}
-
-/// The rule a file asks for. An unknown one is an error unless it is overridden anyway.
-fn own_rule(vocabulary: &Vocabulary, overridden: bool) -> Result<PreSplit> {
-    let absent = if vocabulary.is_llama3() { PreSplit::Llama3 } else { PreSplit::Default };
-    match vocabulary.pre.as_deref() {
-        Some(name) if vocabulary.model == VocabModel::Bpe => match PreSplit::from_name(name) {
-            Some(rule) => Ok(rule),
-            None if overridden => Ok(absent),
-            None => Err(Error::Unsupported {
-                path: vocabulary.source.clone(),
-                item: "metadata key tokenizer.ggml.pre".into(),
-                reason: format!("{name:?} is unknown; choose one of {} with --pre", PreSplit::names()),
-            }),
-        },
-        _ => Ok(absent),
     }
 }
 

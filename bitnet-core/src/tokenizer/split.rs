@@ -7,6 +7,8 @@
 
 use regex::Regex;
 
+use crate::error::{Error, Result};
+
 /// A family of cutting rules, as `tokenizer.ggml.pre` and `--pre` name them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PreSplit {
@@ -60,6 +62,14 @@ impl PreSplit {
     #[must_use]
     pub fn names() -> String {
         NAMES.map(|(name, _)| name).join(", ")
+    }
+
+    /// The rule a caller asked for by `--pre`.
+    pub(super) fn chosen(name: &str) -> Result<PreSplit> {
+        PreSplit::from_name(name).ok_or_else(|| Error::Invalid {
+            what: format!("--pre {name}"),
+            reason: format!("expected one of {}", PreSplit::names()),
+        })
     }
 
     /// Whether a word that is a token as a whole is emitted without merging.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::bpe::bytes_of;
+use super::split::PreSplit;
 use super::spm::SPACE;
 use crate::TokenId;
 use crate::error::{Error, Result};
@@ -174,6 +175,23 @@ impl Vocabulary {
     pub(super) fn is_llama3(&self) -> bool {
         let bos = self.bos.unwrap_or(128_000) as usize;
         self.tokens.len() == 128_256 && self.tokens.get(bos).is_some_and(|text| text == b"<|begin_of_text|>")
+    }
+
+    /// The cutting rule the file asks for. An unknown one is an error unless it is overridden anyway.
+    pub(super) fn rule(&self, overridden: bool) -> Result<PreSplit> {
+        let absent = if self.is_llama3() { PreSplit::Llama3 } else { PreSplit::Default };
+        let Some(name) = self.pre.as_deref().filter(|_| self.model == VocabModel::Bpe) else {
+            return Ok(absent);
+        };
+        match PreSplit::from_name(name) {
+            Some(rule) => Ok(rule),
+            None if overridden => Ok(absent),
+            None => Err(Error::Unsupported {
+                path: self.source.clone(),
+                item: "metadata key tokenizer.ggml.pre".into(),
+                reason: format!("{name:?} is unknown; choose one of {} with --pre", PreSplit::names()),
+            }),
+        }
     }
 
     /// Every token that ends a text or a turn, in rising order.

@@ -158,6 +158,26 @@ fn a_rule_may_be_replaced() {
 }
 
 #[test]
+fn long_texts_are_refused_only_where_the_crate_would_fail_on_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let vocabulary = random_vocabulary(&mut Random(6));
+    let spaces = format!("{}a", " ".repeat(1_100_000));
+    let known =
+        Tokenizer::from_file(&write(dir.path(), &document(&vocabulary, split_steps(&[LLAMA3]), true)), None);
+    let ours = Tokenizer::from_vocabulary(vocabulary.clone(), Some("llama3")).unwrap();
+    assert_eq!(known.unwrap().encode(&spaces, false).unwrap(), ours.encode(&spaces, false).unwrap());
+    let file = document(&vocabulary, split_steps(&[r"\p{L}+"]), false);
+    let other = Tokenizer::from_file(&write(dir.path(), &file), None).unwrap();
+    let error = other.encode(&spaces, false).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "prompt: more than 100000 white-space characters in a row are not supported with this tokenizer.json"
+    );
+    let error = other.encode(&"a".repeat(5 << 20), false).unwrap_err().to_string();
+    assert_eq!(error, "prompt: texts over 4194304 bytes are not supported with this tokenizer.json");
+}
+
+#[test]
 fn the_model_file_may_name_the_special_tokens() {
     let dir = tempfile::tempdir().unwrap();
     let vocabulary = random_vocabulary(&mut Random(4));

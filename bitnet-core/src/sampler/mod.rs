@@ -299,7 +299,7 @@ fn weight(logit: f32, max: f32, temperature: f64) -> f64 {
 /// `e^x` for `x <= 0`, the same bits everywhere (the standard library's is the platform's); relative error
 /// below 1e-15. `x = n ln 2 + r` with `|r| <= ln 2 / 2`, Taylor's series to degree 13 for `e^r`, `n` into the exponent.
 fn exp(x: f64) -> f64 {
-    if x.is_nan() || x <= -700.0 {
+    if x.is_nan() || x < -700.0 {
         return 0.0; // below 1e-304: nothing that could be drawn
     }
     let n = (x * std::f64::consts::LOG2_E).round();
