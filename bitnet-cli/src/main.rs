@@ -1,3 +1,45 @@
-//! The `bitnet` command.
+//! `bitnet`: flags in, text and receipts out. The engine is `bitnet-core`; there is no arithmetic here.
+//!
+//! - `args`: help texts and parsers, the table of verbs
+//! - `cmd`: one file per verb
+//! - `exit`: failures and exit codes; `output`: stdout and stderr; `interrupt`: Ctrl-C
 
-fn main() {}
+mod args;
+mod cmd;
+mod exit;
+mod interrupt;
+mod output;
+
+use std::process::ExitCode;
+
+use bitnet_core::trace;
+
+use args::Command;
+use exit::Failure;
+use output::Output;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run() -> Result<(), Failure> {
+    let command = args::parse(std::env::args_os().skip(1).collect())?;
+    if matches!(command, Command::Say(_)) {
+        return obey(command); // help is no run to trace
+    }
+    trace::init()?;
+    let ended = obey(command);
+    let finished = trace::finish(); // a run that failed is worth looking at, too
+    ended?;
+    Ok(finished?)
+}
+
+fn obey(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Say(text) => Output::stdout().all(&text),
+        Command::Run(args) => cmd::run::run(*args),
+    }
+}

@@ -1,0 +1,56 @@
+//! The flags that say which model to load and how to compute: the same for every verb that runs one.
+
+use std::path::PathBuf;
+
+use super::line::Line;
+use crate::exit::Failure;
+
+/// The engine's own bounds, refused here before a model is loaded.
+pub(super) const MAX_THREADS: usize = 1024;
+pub(super) const MAX_POSITIONS: usize = 1 << 20;
+
+/// Instruction sets by the names the engine knows; `auto` takes the best this CPU has.
+pub(super) const ISAS: &[(&str, Option<&'static str>)] = &[
+    ("auto", None),
+    ("scalar", Some("scalar")),
+    ("avx2", Some("avx2")),
+    ("avx512", Some("avx512")),
+    ("neon", Some("neon")),
+];
+
+/// Which model, and how it is to compute.
+#[derive(Debug, Default)]
+pub(crate) struct ModelArgs {
+    /// The GGUF file.
+    pub(crate) model: Option<PathBuf>,
+    /// A `tokenizer.json` to use instead of the file's own vocabulary.
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// Pre-split rule of the vocabulary, instead of the one the file names.
+    pub(crate) pre: Option<String>,
+    /// Instruction set, or the best there is.
+    pub(crate) isa: Option<&'static str>,
+    /// Positions of the context.
+    pub(crate) n_ctx: Option<usize>,
+    /// Threads.
+    pub(crate) n_threads: Option<usize>,
+    /// Prompt tokens computed together.
+    pub(crate) n_batch: Option<usize>,
+    /// Read the file instead of mapping it.
+    pub(crate) no_mmap: bool,
+}
+
+impl ModelArgs {
+    /// Takes what the verb's flags allow; a flag the verb does not list cannot be on the line.
+    pub(super) fn parse(line: &Line) -> Result<Self, Failure> {
+        Ok(ModelArgs {
+            model: line.path("--model")?,
+            tokenizer: line.path("--tokenizer")?,
+            pre: line.text("--pre")?,
+            isa: line.choice("--isa", ISAS)?.flatten(),
+            n_ctx: line.number("--ctx-size", 1..=MAX_POSITIONS)?,
+            n_threads: line.number("--threads", 1..=MAX_THREADS)?,
+            n_batch: line.number("--batch-size", 1..=MAX_POSITIONS)?,
+            no_mmap: line.has("--no-mmap"),
+        })
+    }
+}

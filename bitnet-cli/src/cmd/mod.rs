@@ -1,0 +1,6 @@
+//! The verbs, one file each.
+
+mod generate;
+mod load;
+mod prompt;
+pub(crate) mod run;

@@ -1,0 +1,70 @@
+//! How a run ends: at most one sentence on stderr, and one exit code.
+//!
+//! | code | meaning                                                |
+//! |------|--------------------------------------------------------|
+//! | 0    | done; also when the reader of stdout went away         |
+//! | 1    | failed: a file that cannot be opened, a full disk, ... |
+//! | 2    | misused: a flag, a value or a token id                 |
+//! | 3    | bad or unsupported model file                          |
+//! | 4    | parity mismatch                                        |
+//! | 5    | a check fell short                                     |
+//! | 130  | interrupted by Ctrl-C                                  |
+
+use std::io;
+use std::process::ExitCode;
+
+use crate::output::note;
+
+/// The exit code of an interrupted run: 128 + SIGINT, as shells count.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// Why a command did not finish.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The command line is wrong; the sentence names the flag and what is accepted.
+    Misuse(String),
+    /// The engine or the file it read.
+    Engine(bitnet_core::Error),
+    /// Standard output does not take what we have to say.
+    Stdout(io::Error),
+    /// Ctrl-C. What there was to say has been said.
+    Interrupted,
+}
+
+impl Failure {
+    /// A usage error about `what`: a flag with its value, as the user typed them.
+    pub(crate) fn misuse(what: &str, reason: &str) -> Self {
+        Failure::Misuse(format!("{what}: {reason}"))
+    }
+
+    /// Says what went wrong, and returns the exit code for it.
+    pub(crate) fn report(&self) -> ExitCode {
+        match self {
+            // The reader has all it wanted: `bitnet run ... | head -1` is no failure.
+            Failure::Stdout(e) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Failure::Stdout(e) => say(&format!("cannot write to stdout: {e}"), 1),
+            Failure::Misuse(sentence) => say(sentence, 2),
+            Failure::Engine(e) if e.is_bad_file() => say(&e.to_string(), 3),
+            Failure::Engine(e) if e.is_misuse() => say(&e.to_string(), 2),
+            Failure::Engine(e) => say(&e.to_string(), 1),
+            Failure::Interrupted => ExitCode::from(INTERRUPTED),
+        }
+    }
+}
+
+/// An engine error prints its own cause, so that the chain is already one sentence. Names in it may come from a
+/// file: what could move a terminal's cursor is escaped.
+fn say(sentence: &str, code: u8) -> ExitCode {
+    let mut line = String::from("bitnet: ");
+    for c in sentence.chars() {
+        if c.is_control() { line.extend(c.escape_debug()) } else { line.push(c) }
+    }
+    note(format_args!("{line}"));
+    ExitCode::from(code)
+}
+
+impl From<bitnet_core::Error> for Failure {
+    fn from(e: bitnet_core::Error) -> Self {
+        Failure::Engine(e)
+    }
+}

@@ -1,0 +1,40 @@
+//! Where words go: text to stdout, everything else to stderr.
+//!
+//! `println!` and `eprintln!` panic when their reader goes away; nothing here does.
+
+use std::fmt;
+use std::io::{self, BufWriter, StdoutLock, Write};
+
+use crate::exit::Failure;
+
+/// Standard output, held for the whole run. Text is buffered; [`flush`](Self::flush) shows it.
+pub(crate) struct Output(BufWriter<StdoutLock<'static>>);
+
+impl Output {
+    /// Takes standard output.
+    pub(crate) fn stdout() -> Self {
+        Output(BufWriter::new(io::stdout().lock()))
+    }
+
+    /// Buffers `text`, exactly as it is.
+    pub(crate) fn text(&mut self, text: &str) -> Result<(), Failure> {
+        self.0.write_all(text.as_bytes()).map_err(Failure::Stdout)
+    }
+
+    /// Shows what was buffered. Call it after every token: a stream that stutters looks slow.
+    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
+        self.0.flush().map_err(Failure::Stdout)
+    }
+
+    /// Buffers and shows `text`: for answers that come in one piece.
+    pub(crate) fn all(mut self, text: &str) -> Result<(), Failure> {
+        self.text(text)?;
+        self.flush()
+    }
+}
+
+/// One line on stderr. A closed stderr loses the line, never the run.
+pub(crate) fn note(line: fmt::Arguments<'_>) {
+    // One write per line, so that lines of other processes on the same terminal do not cut it.
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+}
