@@ -41,5 +41,7 @@ fn obey(command: Command) -> Result<(), Failure> {
     match command {
         Command::Say(text) => Output::stdout().all(&text),
         Command::Run(args) => cmd::run::run(*args),
+        #[cfg(feature = "full-cli")]
+        Command::Inspect(args) => cmd::inspect::inspect(&args),
     }
 }

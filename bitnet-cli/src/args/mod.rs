@@ -6,6 +6,9 @@ mod line;
 mod model;
 mod run;
 
+#[cfg(feature = "full-cli")]
+mod inspect;
+
 use std::ffi::OsString;
 
 use crate::exit::Failure;
@@ -14,6 +17,9 @@ use line::{Flag, Line};
 pub(crate) use model::ModelArgs;
 pub(crate) use run::{Prompt, RunArgs, Sampling};
 
+#[cfg(feature = "full-cli")]
+pub(crate) use inspect::InspectArgs;
+
 /// What the user asked for.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -21,6 +27,9 @@ pub(crate) enum Command {
     Say(String),
     /// Continue a prompt.
     Run(Box<RunArgs>),
+    /// Say what a model file holds.
+    #[cfg(feature = "full-cli")]
+    Inspect(InspectArgs),
 }
 
 /// A verb of the command line.
@@ -35,7 +44,11 @@ struct Verb {
 }
 
 /// Every verb of this build, in the order of the help.
-const VERBS: &[Verb] = &[run::VERB];
+const VERBS: &[Verb] = &[
+    run::VERB,
+    #[cfg(feature = "full-cli")]
+    inspect::VERB,
+];
 
 /// Reads the command line, without the program's name.
 pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, Failure> {

@@ -4,3 +4,8 @@ mod generate;
 mod load;
 mod prompt;
 pub(crate) mod run;
+
+#[cfg(feature = "full-cli")]
+pub(crate) mod inspect;
+#[cfg(feature = "full-cli")]
+mod traffic;
