@@ -10,6 +10,9 @@ mod exit;
 mod interrupt;
 mod output;
 
+#[cfg(feature = "full-cli")]
+mod progress;
+
 use std::process::ExitCode;
 
 use bitnet_core::trace;
@@ -43,5 +46,7 @@ fn obey(command: Command) -> Result<(), Failure> {
         Command::Run(args) => cmd::run::run(*args),
         #[cfg(feature = "full-cli")]
         Command::Inspect(args) => cmd::inspect::inspect(&args),
+        #[cfg(feature = "full-cli")]
+        Command::Synth(args) => cmd::synth::synth(&args),
     }
 }

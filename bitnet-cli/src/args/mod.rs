@@ -8,6 +8,8 @@ mod run;
 
 #[cfg(feature = "full-cli")]
 mod inspect;
+#[cfg(feature = "full-cli")]
+mod synth;
 
 use std::ffi::OsString;
 
@@ -19,6 +21,8 @@ pub(crate) use run::{Prompt, RunArgs, Sampling};
 
 #[cfg(feature = "full-cli")]
 pub(crate) use inspect::InspectArgs;
+#[cfg(feature = "full-cli")]
+pub(crate) use synth::SynthArgs;
 
 /// What the user asked for.
 #[derive(Debug)]
@@ -30,6 +34,9 @@ pub(crate) enum Command {
     /// Say what a model file holds.
     #[cfg(feature = "full-cli")]
     Inspect(InspectArgs),
+    /// Write a synthetic model.
+    #[cfg(feature = "full-cli")]
+    Synth(SynthArgs),
 }
 
 /// A verb of the command line.
@@ -48,6 +55,8 @@ const VERBS: &[Verb] = &[
     run::VERB,
     #[cfg(feature = "full-cli")]
     inspect::VERB,
+    #[cfg(feature = "full-cli")]
+    synth::VERB,
 ];
 
 /// Reads the command line, without the program's name.

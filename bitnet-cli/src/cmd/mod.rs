@@ -8,4 +8,6 @@ pub(crate) mod run;
 #[cfg(feature = "full-cli")]
 pub(crate) mod inspect;
 #[cfg(feature = "full-cli")]
+pub(crate) mod synth;
+#[cfg(feature = "full-cli")]
 mod traffic;

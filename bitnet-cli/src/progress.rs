@@ -1,0 +1,33 @@
+//! Progress on stderr: for eyes at a terminal, never for files.
+
+use std::io::{self, IsTerminal, Write};
+
+/// A percentage that redraws itself on stderr, on a terminal only.
+pub(crate) struct Progress {
+    label: String,
+    shown: Option<u64>,
+}
+
+impl Progress {
+    /// A progress line called `label`; silent when stderr is no terminal.
+    pub(crate) fn new(label: String) -> Option<Self> {
+        io::stderr().is_terminal().then_some(Progress { label, shown: None })
+    }
+
+    /// Shows `done` of `total`, if the percentage changed.
+    pub(crate) fn show(&mut self, done: u64, total: u64) {
+        let percent = done.saturating_mul(100) / total.max(1);
+        if self.shown != Some(percent) {
+            self.shown = Some(percent);
+            let _ = write!(io::stderr(), "\r{} {percent:3} %", self.label);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown.is_some() {
+            let _ = write!(io::stderr(), "\r\x1b[K"); // erase the line: the result speaks for itself
+        }
+    }
+}
