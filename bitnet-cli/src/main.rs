@@ -3,6 +3,7 @@
 //! - `args`: help texts and parsers, the table of verbs
 //! - `cmd`: one file per verb
 //! - `exit`: failures and exit codes; `output`: stdout and stderr; `interrupt`: Ctrl-C
+//! - `receipt`: what a measurement must carry to be believed
 
 mod args;
 mod cmd;
@@ -12,6 +13,8 @@ mod output;
 
 #[cfg(feature = "full-cli")]
 mod progress;
+#[cfg(feature = "full-cli")]
+mod receipt;
 
 use std::process::ExitCode;
 
@@ -46,6 +49,8 @@ fn obey(command: Command) -> Result<(), Failure> {
         Command::Run(args) => cmd::run::run(*args),
         #[cfg(feature = "full-cli")]
         Command::Inspect(args) => cmd::inspect::inspect(&args),
+        #[cfg(feature = "full-cli")]
+        Command::Bench(args) => cmd::bench::bench(&args),
         #[cfg(feature = "full-cli")]
         Command::Synth(args) => cmd::synth::synth(&args),
     }

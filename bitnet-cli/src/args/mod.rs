@@ -7,6 +7,8 @@ mod model;
 mod run;
 
 #[cfg(feature = "full-cli")]
+mod bench;
+#[cfg(feature = "full-cli")]
 mod inspect;
 #[cfg(feature = "full-cli")]
 mod synth;
@@ -19,6 +21,8 @@ use line::{Flag, Line};
 pub(crate) use model::ModelArgs;
 pub(crate) use run::{Prompt, RunArgs, Sampling};
 
+#[cfg(feature = "full-cli")]
+pub(crate) use bench::{BenchArgs, Format, Source};
 #[cfg(feature = "full-cli")]
 pub(crate) use inspect::InspectArgs;
 #[cfg(feature = "full-cli")]
@@ -34,6 +38,9 @@ pub(crate) enum Command {
     /// Say what a model file holds.
     #[cfg(feature = "full-cli")]
     Inspect(InspectArgs),
+    /// Measure speed.
+    #[cfg(feature = "full-cli")]
+    Bench(BenchArgs),
     /// Write a synthetic model.
     #[cfg(feature = "full-cli")]
     Synth(SynthArgs),
@@ -55,6 +62,8 @@ const VERBS: &[Verb] = &[
     run::VERB,
     #[cfg(feature = "full-cli")]
     inspect::VERB,
+    #[cfg(feature = "full-cli")]
+    bench::VERB,
     #[cfg(feature = "full-cli")]
     synth::VERB,
 ];

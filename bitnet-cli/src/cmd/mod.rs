@@ -6,6 +6,8 @@ mod prompt;
 pub(crate) mod run;
 
 #[cfg(feature = "full-cli")]
+pub(crate) mod bench;
+#[cfg(feature = "full-cli")]
 pub(crate) mod inspect;
 #[cfg(feature = "full-cli")]
 pub(crate) mod synth;

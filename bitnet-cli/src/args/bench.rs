@@ -1,0 +1,145 @@
+//! `bitnet bench`.
+
+use std::path::PathBuf;
+
+use bitnet_core::synth::SynthShape;
+
+use super::line::{Flag, Line};
+use super::model::{MAX_POSITIONS, MAX_THREADS};
+use super::{Command, ModelArgs, Verb};
+use crate::exit::Failure;
+
+pub(super) const VERB: Verb = Verb {
+    name: "bench",
+    summary: "measure prefill and decode, and write a receipt",
+    help: HELP,
+    flags: FLAGS,
+    parse,
+};
+
+const HELP: &str = "\
+Measures tokens per second: pp128 is prefill of 128 tokens, tg32 decode of 32. Every row is warmed
+up once and repeated; repetitions are interleaved, so that a slow minute hurts all rows alike.
+
+Usage: bitnet bench (-m FILE | --synthetic SHAPE) [flags]
+
+Examples:
+  bitnet bench -m model.gguf
+  bitnet bench --synthetic 2b4t -p 128,512 -n 32 -t 1,2 -r 10
+  bitnet bench -m model.gguf -p 0 -n 64 -d 0,1024 -o json --receipt receipts/decode.json
+
+Flags:
+  -m, --model FILE      the model, a GGUF file
+      --synthetic SHAPE a synthetic model instead, written to a temporary file and removed:
+                        tiny, small, mid, hd96, hd100, large or 2b4t
+  -p, --n-prompt LIST   prompt lengths to measure, 0 for none (default 128,512)
+  -n, --n-gen LIST      tokens to generate, 0 for none (default 32,128)
+  -d, --depth LIST      positions already in the context when measuring (default 0)
+  -t, --threads LIST    threads (default: the physical cores this process may use)
+  -r, --repetitions N   samples of each row (default 5)
+  -b, --batch-size N    prompt tokens computed together (default 512)
+      --isa NAME        auto, scalar, avx2, avx512 or neon
+      --no-mmap         read the model into memory instead of mapping it
+  -o, --output FORMAT   md, json, csv or jsonl (default md)
+      --receipt FILE    also write the numbers with machine, build, model and every sample
+      --force           overwrite the receipt
+  -q, --quiet           nothing on stderr when all goes well
+  -h, --help            this text
+";
+
+const FLAGS: &[Flag] = &[
+    Flag::one(&["-m", "--model"]),
+    Flag::one(&["--synthetic"]),
+    Flag::one(&["-p", "--n-prompt"]),
+    Flag::one(&["-n", "--n-gen"]),
+    Flag::one(&["-d", "--depth"]),
+    Flag::one(&["-t", "--threads"]),
+    Flag::one(&["-r", "--repetitions"]),
+    Flag::one(&["-b", "--batch-size"]),
+    Flag::one(&["--isa"]),
+    Flag::switch(&["--no-mmap"]),
+    Flag::one(&["-o", "--output"]),
+    Flag::one(&["--receipt"]),
+    Flag::switch(&["--force"]),
+    Flag::switch(&["-q", "--quiet"]),
+];
+
+/// How to print the rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// A Markdown table, for people.
+    Markdown,
+    /// One array of objects.
+    Json,
+    /// A header and one line per row.
+    Csv,
+    /// One object per line.
+    JsonLines,
+}
+
+/// Where the weights come from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// A model file.
+    File(PathBuf),
+    /// A synthetic model of this shape.
+    Synthetic(SynthShape),
+}
+
+/// `bitnet bench`, understood.
+#[derive(Debug)]
+pub(crate) struct BenchArgs {
+    pub(crate) source: Source,
+    /// How to compute; `n_threads` is in [`threads`](Self::threads) instead.
+    pub(crate) model: ModelArgs,
+    pub(crate) n_prompt: Vec<usize>,
+    pub(crate) n_gen: Vec<usize>,
+    pub(crate) depth: Vec<usize>,
+    /// Empty: whatever the engine takes by default.
+    pub(crate) threads: Vec<usize>,
+    pub(crate) repetitions: usize,
+    pub(crate) format: Format,
+    pub(crate) receipt: Option<PathBuf>,
+    pub(crate) force: bool,
+    pub(crate) quiet: bool,
+}
+
+const FORMATS: &[(&str, Format)] =
+    &[("md", Format::Markdown), ("json", Format::Json), ("csv", Format::Csv), ("jsonl", Format::JsonLines)];
+
+fn parse(line: &Line) -> Result<Command, Failure> {
+    line.no_words()?;
+    line.at_most_one(&["--model", "--synthetic"])?;
+    let source = match (line.path("--model")?, line.choice("--synthetic", &super::synth::shapes())?) {
+        (Some(path), _) => Source::File(path),
+        (None, Some(shape)) => Source::Synthetic(shape),
+        (None, None) => {
+            return Err(Failure::misuse("bench", "expected a model: -m FILE, or --synthetic SHAPE"));
+        }
+    };
+    let lengths = |name, default: &[usize]| -> Result<Vec<usize>, Failure> {
+        Ok(line.numbers(name, 0..=MAX_POSITIONS)?.unwrap_or_else(|| default.to_vec()))
+    };
+    let args = BenchArgs {
+        source,
+        model: ModelArgs {
+            isa: line.choice("--isa", super::model::ISAS)?.flatten(),
+            n_batch: line.number("--batch-size", 1..=MAX_POSITIONS)?,
+            no_mmap: line.has("--no-mmap"),
+            ..ModelArgs::default()
+        },
+        n_prompt: lengths("--n-prompt", &[128, 512])?,
+        n_gen: lengths("--n-gen", &[32, 128])?,
+        depth: lengths("--depth", &[0])?,
+        threads: line.numbers("--threads", 1..=MAX_THREADS)?.unwrap_or_default(),
+        repetitions: line.number("--repetitions", 1..=10_000)?.unwrap_or(5),
+        format: line.choice("--output", FORMATS)?.unwrap_or(Format::Markdown),
+        receipt: line.path("--receipt")?,
+        force: line.has("--force"),
+        quiet: line.has("--quiet"),
+    };
+    if args.n_prompt.iter().chain(&args.n_gen).all(|n| *n == 0) {
+        return Err(Failure::misuse("--n-prompt and --n-gen", "all are 0, expected something to measure"));
+    }
+    Ok(Command::Bench(args))
+}

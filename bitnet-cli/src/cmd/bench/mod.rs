@@ -1,0 +1,190 @@
+//! `bitnet bench`: how fast prefill and decode are, in llama-bench's terms.
+//!
+//! Each repetition runs every row once, so that a slow minute of the machine hurts all rows alike; the first
+//! repetition warms up and is not counted.
+
+mod print;
+mod row;
+mod stats;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bitnet_core::session::DEFAULT_BATCH;
+use bitnet_core::synth::SynthOptions;
+use bitnet_core::{Model, Session, SessionOptions, TokenId};
+use serde_json::{Value, json};
+
+use self::row::{Row, Subject, Test};
+use super::load::{load_model, session_options};
+use super::synth;
+use super::traffic::bytes_per_token;
+use crate::args::{BenchArgs, Source};
+use crate::exit::Failure;
+use crate::interrupt;
+use crate::output::Output;
+use crate::progress::Progress;
+use crate::receipt::{Receipt, cpu_model, file_identity};
+
+/// Measures, prints the rows, writes the receipt.
+pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
+    let receipt = args.receipt.as_deref().map(|path| Receipt::begin(path, args.force)).transpose()?;
+    interrupt::watch();
+    let file = ModelFile::of(&args.source, args.quiet)?;
+    // Hashing reads the whole file: a model that comes from a disk is in memory before the first sample.
+    let identity = receipt.is_some().then(|| file_identity(&file.path)).transpose()?;
+    let model = load_model(&file.path, &args.model)?;
+    let subject = Subject {
+        model: file.name.clone(),
+        model_bytes: model.gguf().file_len(),
+        isa: model.kernels().isa().name().to_owned(),
+        n_batch: args.model.n_batch.unwrap_or(DEFAULT_BATCH),
+        cpu: cpu_model(),
+        bytes_per_token: bytes_per_token(model.gguf()),
+    };
+    drop(file);
+
+    let mut rows = plan(&model, args)?;
+    let complete = measure(&model, args, &mut rows)?;
+    rows.retain(|row| !row.samples.is_empty());
+    if !rows.is_empty() {
+        Output::stdout().all(&print::print(args.format, &rows, &subject))?;
+    }
+    if !complete {
+        return Err(Failure::Interrupted); // a receipt of half a measurement would be believed
+    }
+    if let Some(mut receipt) = receipt {
+        receipt.set("kind", "bench".into());
+        receipt.set("model", identity.expect("hashed because a receipt was asked for"));
+        receipt.set("synthetic", synthetic(&args.source));
+        receipt.set("isa", subject.isa.clone().into());
+        receipt.set("threads", rows.iter().map(|row| row.n_threads).collect::<Vec<_>>().into());
+        receipt.set("rows", Value::from_iter(rows.iter().map(|row| row.json(&subject))));
+        receipt.write()?;
+    }
+    Ok(())
+}
+
+fn synthetic(source: &Source) -> Value {
+    match source {
+        Source::File(_) => Value::Null,
+        Source::Synthetic(shape) => json!({ "shape": shape.name(), "seed": SynthOptions::new(*shape).seed }),
+    }
+}
+
+/// The rows, with the engine's own thread count where none is asked for.
+fn plan(model: &Model, args: &BenchArgs) -> Result<Vec<Row>, Failure> {
+    let threads = match &*args.threads {
+        [] => {
+            let options = SessionOptions { n_ctx: Some(1), ..session_options(&args.model) };
+            vec![Session::new(model, &options)?.n_threads()]
+        }
+        given => given.to_vec(),
+    };
+    Ok(Row::plan(&args.n_prompt, &args.n_gen, &args.depth, &threads))
+}
+
+/// Takes every sample of every row; false if Ctrl-C ended it early.
+fn measure(model: &Model, args: &BenchArgs, rows: &mut [Row]) -> Result<bool, Failure> {
+    let mut n_ctx = BTreeMap::<usize, usize>::new(); // by thread count
+    for row in rows.iter() {
+        let most = n_ctx.entry(row.n_threads).or_default();
+        *most = row.n_ctx().max(*most);
+    }
+    let mut sessions = BTreeMap::new();
+    for (&n_threads, &n_ctx) in &n_ctx {
+        let options =
+            SessionOptions { n_ctx: Some(n_ctx), n_threads: Some(n_threads), ..session_options(&args.model) };
+        sessions.insert(n_threads, Session::new(model, &options)?);
+    }
+    let tokens = tokens(model.config().n_vocab, n_ctx.values().copied().max().unwrap_or(0));
+    let total = (rows.len() * (args.repetitions + 1)) as u64;
+    let mut progress = if args.quiet { None } else { Progress::new("bench".into()) };
+    let mut n_done = 0;
+    for repetition in 0..=args.repetitions {
+        for row in rows.iter_mut() {
+            let session = sessions.get_mut(&row.n_threads).expect("a session for each thread count");
+            let Some(time) = sample(session, row, &tokens)? else { return Ok(false) };
+            if repetition > 0 {
+                row.samples.push(time);
+            }
+            n_done += 1;
+            if let Some(progress) = &mut progress {
+                progress.show(n_done, total);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// One sample; `None` if Ctrl-C came.
+fn sample(session: &mut Session<'_>, row: &Row, tokens: &[TokenId]) -> Result<Option<Duration>, Failure> {
+    let go_on = || !interrupt::pressed();
+    session.clear();
+    let (depth, test) = tokens[..row.n_ctx()].split_at(row.depth);
+    if !depth.is_empty() && !session.prefill_while(depth, go_on)? {
+        return Ok(None);
+    }
+    let start = Instant::now();
+    match row.test {
+        Test::Prefill(_) => {
+            if !session.prefill_while(test, go_on)? {
+                return Ok(None);
+            }
+        }
+        Test::Decode(_) => {
+            for &token in test {
+                if !go_on() {
+                    return Ok(None);
+                }
+                session.decode(token)?;
+            }
+        }
+    }
+    Ok(Some(start.elapsed()))
+}
+
+/// `n` ids below `n_vocab`, the same every time, spread over the whole embedding matrix (Knuth's multiplier,
+/// upper half).
+fn tokens(n_vocab: usize, n: usize) -> Vec<TokenId> {
+    let mut state = 1u64;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        TokenId::try_from((state >> 32) % n_vocab.max(1) as u64).expect("below 2^32")
+    };
+    std::iter::repeat_with(next).take(n).collect()
+}
+
+/// The file to measure; a synthetic one is removed when this goes, which is as soon as it is mapped.
+struct ModelFile {
+    path: PathBuf,
+    name: String,
+    temporary: bool,
+}
+
+impl ModelFile {
+    fn of(source: &Source, quiet: bool) -> Result<Self, Failure> {
+        match source {
+            Source::File(path) => {
+                let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+                Ok(ModelFile { path: path.clone(), name, temporary: false })
+            }
+            Source::Synthetic(shape) => {
+                let path = std::env::temp_dir().join(format!("bitnet-{shape}-{}.gguf", std::process::id()));
+                let file = ModelFile { path, name: format!("synthetic {shape}"), temporary: true };
+                synth::write(&file.path, &SynthOptions::new(*shape), quiet)?;
+                Ok(file)
+            }
+        }
+    }
+}
+
+impl Drop for ModelFile {
+    fn drop(&mut self) {
+        if self.temporary {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! One row of a benchmark: what is measured, and its samples.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::stats::Stats;
+
+/// What one row measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Test {
+    /// Prefill of this many tokens.
+    Prefill(usize),
+    /// Decode of this many tokens, one by one.
+    Decode(usize),
+}
+
+/// A row: a test under its circumstances.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) test: Test,
+    /// Positions in the context before the clock starts.
+    pub(super) depth: usize,
+    pub(super) n_threads: usize,
+    /// One duration per repetition.
+    pub(super) samples: Vec<Duration>,
+}
+
+/// What all rows of a run share.
+#[derive(Debug)]
+pub(super) struct Subject {
+    pub(super) model: String,
+    pub(super) model_bytes: u64,
+    pub(super) isa: String,
+    pub(super) n_batch: usize,
+    pub(super) cpu: String,
+    /// Bytes of weights that one decode step reads.
+    pub(super) bytes_per_token: u64,
+}
+
+impl Row {
+    /// Rows for every combination, prefill first, in the order the lists were given.
+    pub(super) fn plan(n_prompt: &[usize], n_gen: &[usize], depths: &[usize], threads: &[usize]) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for &n_threads in threads {
+            for &depth in depths {
+                let prefill = n_prompt.iter().map(|&n| Test::Prefill(n));
+                let decode = n_gen.iter().map(|&n| Test::Decode(n));
+                let tests = prefill.chain(decode).filter(|test| test.n_tokens() > 0);
+                rows.extend(tests.map(|test| Row { test, depth, n_threads, samples: Vec::new() }));
+            }
+        }
+        rows
+    }
+
+    /// `pp128`, `tg32`, `tg32 @ d512`.
+    pub(super) fn name(&self) -> String {
+        let name = match self.test {
+            Test::Prefill(n) => format!("pp{n}"),
+            Test::Decode(n) => format!("tg{n}"),
+        };
+        if self.depth == 0 { name } else { format!("{name} @ d{}", self.depth) }
+    }
+
+    /// Positions the context must hold.
+    pub(super) fn n_ctx(&self) -> usize {
+        self.depth + self.test.n_tokens()
+    }
+
+    /// Tokens per second, one number per repetition.
+    pub(super) fn tok_per_s(&self) -> Vec<f64> {
+        // A clock that did not move would make a speed without end; a nanosecond is below every clock's step.
+        let seconds = self.samples.iter().map(|sample| sample.as_secs_f64().max(1e-9));
+        seconds.map(|seconds| self.test.n_tokens() as f64 / seconds).collect()
+    }
+
+    /// Statistics of [`tok_per_s`](Self::tok_per_s).
+    pub(super) fn stats(&self) -> Stats {
+        Stats::of(&self.tok_per_s())
+    }
+
+    /// Weight bytes read per second by the median sample, in GB/s. Prefill reads them once per batch, not per
+    /// token: no number is better than a wrong one.
+    pub(super) fn gb_per_s(&self, subject: &Subject) -> Option<f64> {
+        let Test::Decode(_) = self.test else { return None };
+        Some(self.stats().median * subject.bytes_per_token as f64 / 1e9)
+    }
+
+    /// The row in llama-bench's keys, then ours.
+    pub(super) fn json(&self, subject: &Subject) -> Value {
+        let speed = self.stats();
+        let ns: Vec<u64> =
+            self.samples.iter().map(|s| u64::try_from(s.as_nanos()).unwrap_or(u64::MAX)).collect();
+        let time = Stats::of(&ns.iter().map(|&ns| ns as f64).collect::<Vec<_>>());
+        let (n_prompt, n_gen) = self.test.lengths();
+        json!({
+            "test": self.name(),
+            "model_filename": subject.model,
+            "model_size": subject.model_bytes,
+            "cpu_info": subject.cpu,
+            "n_batch": subject.n_batch,
+            "n_threads": self.n_threads,
+            "n_prompt": n_prompt,
+            "n_gen": n_gen,
+            "n_depth": self.depth,
+            "avg_ns": time.mean.round() as u64,
+            "stddev_ns": time.stddev.round() as u64,
+            "avg_ts": speed.mean,
+            "stddev_ts": speed.stddev,
+            "samples_ns": ns,
+            "samples_ts": self.tok_per_s(),
+            "median_ts": speed.median,
+            "min_ts": speed.min,
+            "max_ts": speed.max,
+            "isa": subject.isa,
+            "bytes_per_token": subject.bytes_per_token,
+            "gb_per_s": self.gb_per_s(subject),
+        })
+    }
+}
+
+impl Test {
+    pub(super) fn n_tokens(self) -> usize {
+        match self {
+            Test::Prefill(n) | Test::Decode(n) => n,
+        }
+    }
+
+    /// `(n_prompt, n_gen)` as llama-bench counts.
+    pub(super) fn lengths(self) -> (usize, usize) {
+        match self {
+            Test::Prefill(n) => (n, 0),
+            Test::Decode(n) => (0, n),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A decode row at 100, 200 and 400 tok/s and a prefill row, on a model of 1 MB per token.
+    pub(in crate::cmd::bench) fn example() -> (Vec<Row>, Subject) {
+        let mut rows = Row::plan(&[8], &[2], &[0], &[1]);
+        rows[0].samples = vec![Duration::from_millis(80)];
+        rows[1].samples = [20, 10, 5].map(Duration::from_millis).to_vec();
+        let subject = Subject {
+            model: "a,\"b\".gguf".into(),
+            model_bytes: 1 << 20,
+            isa: "scalar".into(),
+            n_batch: 512,
+            cpu: "a cpu".into(),
+            bytes_per_token: 1_000_000,
+        };
+        (rows, subject)
+    }
+
+    #[test]
+    fn a_plan_is_every_combination_but_not_nothing() {
+        let rows = Row::plan(&[0, 128], &[32], &[0, 512], &[1, 2]);
+        let names: Vec<String> =
+            rows.iter().map(|row| format!("{} t{}", row.name(), row.n_threads)).collect();
+        let per_thread = ["pp128", "tg32", "pp128 @ d512", "tg32 @ d512"];
+        let expected: Vec<String> =
+            [1, 2].iter().flat_map(|t| per_thread.map(|name| format!("{name} t{t}"))).collect();
+        assert_eq!(names, expected);
+        assert_eq!(rows[2].n_ctx(), 640);
+    }
+
+    #[test]
+    fn speed_is_tokens_over_time_and_bandwidth_is_for_decode_only() {
+        let (rows, subject) = example();
+        assert_eq!(rows[1].tok_per_s(), [100.0, 200.0, 400.0]);
+        assert_eq!(rows[0].gb_per_s(&subject), None);
+        assert_eq!(rows[1].gb_per_s(&subject), Some(0.2));
+    }
+
+    #[test]
+    fn json_has_the_keys_of_llama_bench() {
+        let (rows, subject) = example();
+        let json = rows[1].json(&subject);
+        assert_eq!((&json["test"], &json["n_prompt"], &json["n_gen"]), (&json!("tg2"), &json!(0), &json!(2)));
+        assert_eq!(json["samples_ns"], json!([20_000_000, 10_000_000, 5_000_000]));
+        assert_eq!(json["median_ts"], json!(200.0));
+        for key in ["n_threads", "avg_ts", "stddev_ts", "samples_ts", "avg_ns", "stddev_ns"] {
+            assert!(!json[key].is_null(), "{key}");
+        }
+    }
+}
