@@ -1,0 +1,15 @@
+//! The binary as a user meets it: stdout, stderr, exit code.
+
+mod misuse;
+mod support;
+
+#[cfg(feature = "full-cli")]
+mod bad_models;
+#[cfg(feature = "full-cli")]
+mod bench;
+#[cfg(feature = "full-cli")]
+mod inspect;
+#[cfg(feature = "full-cli")]
+mod run;
+#[cfg(feature = "full-cli")]
+mod tiny;
