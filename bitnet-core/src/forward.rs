@@ -93,7 +93,6 @@ impl Activations {
 
 impl Step<'_> {
     /// Rows of the embedding matrix become the residual stream: `[n, n_embd]`.
-    #[trace_timing(embed)]
     pub(crate) fn embed(&mut self, tokens: &[TokenId]) {
         let (w, c) = (self.model.weights(), self.model.config());
         self.act.x.resize(tokens.len() * c.n_embd, 0.0);
@@ -104,7 +103,6 @@ impl Step<'_> {
 
     /// Every block, on the tokens that [`Step::embed`] laid out, `n_batch` of them at a time. Asks `go_on` before
     /// each batch; `false` when it said no.
-    #[trace_timing(forward)]
     pub(crate) fn forward(&mut self, n_batch: usize, go_on: &mut (dyn FnMut() -> bool + Send)) -> bool {
         // The stream of the whole prompt is taken out and put back, so that a batch can be borrowed from it.
         let mut x = std::mem::take(&mut self.act.x);
@@ -167,7 +165,6 @@ impl Step<'_> {
     }
 
     /// Logits of new token `t`: `[n_vocab]`.
-    #[trace_timing(logits)]
     pub(crate) fn logits(&mut self, t: usize) {
         let (w, c, team, kernels) =
             (self.model.weights(), self.model.config(), self.team, self.model.kernels());

@@ -1,11 +1,14 @@
 //! A text in progress: a position, a cache, and the steps that move it on.
 
 use crate::TokenId;
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
 use crate::forward::{Activations, Step};
 use crate::kv_cache::KvCache;
 use crate::model::Model;
 use crate::team::Team;
+use crate::trace::trace_timing;
 
 /// How a session is made.
 #[derive(Debug, Clone, Copy, Default)]
@@ -25,7 +28,7 @@ pub const DEFAULT_BATCH: usize = 512;
 #[derive(Debug)]
 pub struct Session<'m> {
     model: &'m Model,
-    team: Team,
+    team: Arc<Team>,
     cache: KvCache,
     act: Activations,
     pos: usize,
@@ -50,7 +53,7 @@ impl<'m> Session<'m> {
         }
         let cache = KvCache::new(model.config(), n_ctx)
             .ok_or_else(|| invalid("--ctx-size", format!("no memory for a cache of {n_ctx} positions")))?;
-        let team = Team::new(options.n_threads)?;
+        let team = Arc::new(Team::new(options.n_threads)?);
         let act = Activations::new(model, n_batch, n_ctx);
         Ok(Session { model, team, cache, act, pos: 0, n_ctx, n_batch })
     }
@@ -124,16 +127,12 @@ impl<'m> Session<'m> {
         mut go_on: impl FnMut() -> bool + Send,
     ) -> Result<bool> {
         self.check(tokens)?;
-        let (before, n_batch) = (self.pos, self.n_batch);
-        let done = self.step(|step| {
-            step.embed(tokens);
-            let done = step.forward(n_batch, &mut go_on);
-            if done {
-                step.logits(tokens.len() - 1);
-            }
-            done
-        });
-        if !done {
+        let before = self.pos;
+        self.embed(tokens);
+        let done = self.forward(&mut go_on);
+        if done {
+            self.logits(tokens.len() - 1);
+        } else {
             self.truncate(before);
         }
         Ok(done)
@@ -161,12 +160,10 @@ impl<'m> Session<'m> {
         self.check(tokens)?;
         let mut index = 0;
         for batch in tokens.chunks(self.n_batch) {
-            self.step(|step| {
-                step.embed(batch);
-                step.forward(batch.len(), &mut || true);
-            });
+            self.embed(batch);
+            self.forward(&mut || true);
             for t in 0..batch.len() {
-                self.step(|step| step.logits(t));
+                self.logits(t);
                 each(index, self.act.last_logits());
                 index += 1;
             }
@@ -174,13 +171,33 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
-    /// Runs `work` on the team.
-    fn step<R: Send>(&mut self, work: impl FnOnce(&mut Step<'_>) -> R + Send) -> R {
+    /// Rows of the embedding matrix become the residual stream of the new tokens.
+    #[trace_timing(embed)]
+    fn embed(&mut self, tokens: &[TokenId]) {
+        self.step().embed(tokens);
+    }
+
+    /// The new tokens through every block, batch by batch; `false` if `go_on` said no before one of them.
+    #[trace_timing(forward)]
+    fn forward(&mut self, go_on: &mut (dyn FnMut() -> bool + Send)) -> bool {
+        let (team, n_batch) = (self.team.clone(), self.n_batch);
+        let mut step = self.step();
+        let done = team.enter(|| step.forward(n_batch, go_on));
+        self.pos = step.pos;
+        done
+    }
+
+    /// Logits of new token `t`.
+    #[trace_timing(logits)]
+    fn logits(&mut self, t: usize) {
+        let team = self.team.clone();
+        let mut step = self.step();
+        team.enter(|| step.logits(t));
+    }
+
+    fn step(&mut self) -> Step<'_> {
         let Session { model, team, cache, act, pos, .. } = self;
-        let mut step = Step { model, team, cache, act, pos: *pos };
-        let result = team.enter(|| work(&mut step));
-        *pos = step.pos;
-        result
+        Step { model, team, cache, act, pos: *pos }
     }
 
     /// Whether `tokens` can be appended.
