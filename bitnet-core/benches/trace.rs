@@ -4,6 +4,12 @@
 //! and spread of eleven runs, the two functions taking turns. It checks first that every call was counted.
 //! With `-- --check` it fails above the limits it prints. Without the feature both functions are the same.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a bench prints, and panics if it cannot be set up"
+)]
+
 use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::Instant;

@@ -3,6 +3,8 @@
 //!
 //! The scenes below are ordinary tests too: without a switch they must say nothing.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking, as tests do")]
+
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -54,6 +56,7 @@ fn step(x: &mut [f32]) -> Result<(), std::num::TryFromIntError> {
 
 #[trace_timing(layer = layer, bytes = x.len() * 4, name = "blk.\"q\"")]
 fn attention(x: &mut [f32], layer: usize) {
+    assert!(layer < 2);
     for value in product(x) {
         std::hint::black_box(value);
     }
@@ -88,6 +91,7 @@ fn generate(steps: usize) {
         step(&mut x).unwrap();
         let logits = logits(&x, n);
         let token = sample(&logits);
+        assert!(token < 40);
         parity_trace!(step = n, token = token, logits = &logits);
     }
 }
@@ -123,8 +127,8 @@ fn scene_traces_from_four_threads() {
 
 #[test]
 fn scene_profiles_itself() {
-    if trace::profile().is_err() {
-        assert!(!trace::AVAILABLE);
+    assert_eq!(trace::profile().is_ok(), trace::AVAILABLE);
+    if !trace::AVAILABLE {
         return;
     }
     // Other scenes may run beside this one, so only lower bounds hold unless it runs alone.

@@ -53,6 +53,9 @@ fn must_be_free_to_vanish(tokens: TokenStream) -> Result<()> {
     Ok(())
 }
 
+/// What fits in a recorded span: `bitnet_core::trace::lane` draws it.
+const MAX_FIELDS: usize = 10;
+
 /// The arguments of `#[trace_timing]`.
 pub(crate) struct TimingArgs {
     /// The span's name, when written.
@@ -76,6 +79,10 @@ impl Parse for TimingArgs {
                 let field: Field = input.parse()?;
                 if args.fields.iter().any(|f| f.name == field.name) {
                     let text = format!("field `{}` is given twice", field.name);
+                    return Err(Error::new(field.name.span(), text));
+                }
+                if args.fields.len() == MAX_FIELDS {
+                    let text = format!("a span holds at most {MAX_FIELDS} fields");
                     return Err(Error::new(field.name.span(), text));
                 }
                 args.fields.push(field);

@@ -217,6 +217,8 @@ mod tests {
         assert!(error(quote!(layer, pos), f()).contains("as in `pos = pos`"));
         assert!(error(quote!("name"), f()).contains("expected `#[trace_timing]`"));
         assert!(error(quote!(a = 1, a = 2), f()).contains("given twice"));
+        let eleven = quote!(a = 1, b = 2, c = 3, d = 4, e = 5, f = 6, g = 7, h = 8, i = 9, j = 10, k = 11);
+        assert!(error(eleven, f()).contains("at most 10 fields"));
         assert!(error(quote!(a = 1 b = 2), f()).contains("expected `,`"));
         assert!(error(quote!(a = next()?), f()).contains("`?` cannot stand in a trace argument"));
         assert!(

@@ -5,36 +5,37 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::lane::{self, Kept, Lane, Read};
+use super::lane::{self, Lane};
+use super::packed::{Kept, Read};
 use super::span::{self, Site};
 use super::{clock, lane::MAX_CHUNKS};
 use crate::error::{Error, Result};
 
-/// The file being recorded for and the time its zero stands for.
-static TARGET: Mutex<Option<(PathBuf, File, u64)>> = Mutex::new(None);
+/// The file being recorded for.
+static TARGET: Mutex<Option<(PathBuf, File)>> = Mutex::new(None);
 
-fn target() -> MutexGuard<'static, Option<(PathBuf, File, u64)>> {
+fn target() -> MutexGuard<'static, Option<(PathBuf, File)>> {
     TARGET.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// Creates the file.
 pub(super) fn open(path: &Path) -> Result<()> {
     let mut target = target();
-    if let Some((first, ..)) = &*target {
+    if let Some((first, _)) = &*target {
         let reason = format!("spans are already recorded for {}", first.display());
         return Err(Error::Invalid { what: format!("trace file {}", path.display()), reason });
     }
     let io = |source| Error::Io { path: path.to_owned(), action: "create", source };
-    *target = Some((path.to_owned(), File::create(path).map_err(io)?, clock::ticks()));
+    *target = Some((path.to_owned(), File::create(path).map_err(io)?));
     Ok(())
 }
 
 /// Writes what all threads recorded, and says so on stderr.
 pub(super) fn close() -> Result<()> {
-    let Some((path, file, zero)) = target().take() else { return Ok(()) };
+    let Some((path, file)) = target().take() else { return Ok(()) };
     let dropped = lane::dropped();
     let mut out = BufWriter::new(file);
-    let written = write(&mut out, &lane::lanes(), &span::sites(), zero, clock::ticks(), dropped);
+    let written = write(&mut out, &lane::lanes(), &span::sites(), clock::ticks() - clock::zero(), dropped);
     let io = |source| Error::Io { path: path.clone(), action: "write", source };
     let n = written.and_then(|n| out.flush().map(|()| n)).map_err(io)?;
     let full = match dropped {
@@ -46,12 +47,12 @@ pub(super) fn close() -> Result<()> {
     Ok(())
 }
 
-/// Writes the document and returns its number of spans. A span still open ends `now`.
+/// Writes the document and returns its number of spans. A span still open ends `now`, in ticks since the
+/// clock was calibrated.
 fn write(
     out: &mut impl Write,
     lanes: &[Arc<Lane>],
     sites: &[&Site],
-    zero: u64,
     now: u64,
     dropped: u64,
 ) -> io::Result<u64> {
@@ -73,7 +74,7 @@ fn write(
         lane.each_span(|span| {
             if let Some(site) = sites.get(span.site) {
                 n += 1;
-                event(out, tid, site, &span, zero, now)?;
+                event(out, tid, site, &span, now)?;
             }
             io::Result::Ok(())
         })?;
@@ -82,10 +83,10 @@ fn write(
     Ok(n)
 }
 
-fn event(out: &mut impl Write, tid: usize, site: &Site, span: &Kept, zero: u64, now: u64) -> io::Result<()> {
+fn event(out: &mut impl Write, tid: usize, site: &Site, span: &Kept, now: u64) -> io::Result<()> {
     let (name, module) = (quoted(site.name), quoted(site.module));
-    let ts = micros(zero, span.start);
-    let dur = micros(span.start, span.end.unwrap_or(now));
+    let ts = micros(span.start);
+    let dur = micros(span.ticks.unwrap_or(now.saturating_sub(span.start)));
     write!(
         out,
         ",\n{{\"name\":{name},\"cat\":{module},\"ph\":\"X\",\"pid\":1,\"tid\":{tid},\"ts\":{ts},\"dur\":{dur}"
@@ -109,8 +110,8 @@ fn event(out: &mut impl Write, tid: usize, site: &Site, span: &Kept, zero: u64, 
 }
 
 /// Microseconds with three decimals: nanoseconds, in Chrome's unit.
-fn micros(start: u64, end: u64) -> String {
-    let ns = clock::between(start, end).as_nanos();
+fn micros(ticks: u64) -> String {
+    let ns = clock::length(ticks).as_nanos();
     format!("{}.{:03}", ns / 1000, ns % 1000)
 }
 

@@ -7,22 +7,37 @@ use std::time::Duration;
 
 use quanta::Clock;
 
-static CLOCK: OnceLock<Clock> = OnceLock::new();
+/// The clock and its reading when it was made.
+static CLOCK: OnceLock<(Clock, u64)> = OnceLock::new();
+
+fn clock() -> &'static (Clock, u64) {
+    CLOCK.get_or_init(|| {
+        let clock = Clock::new();
+        let zero = clock.raw();
+        (clock, zero)
+    })
+}
 
 /// Measures the counter against the monotonic clock, which takes some milliseconds, so that no span has to.
 pub(super) fn calibrate() {
-    CLOCK.get_or_init(Clock::new);
+    clock();
 }
 
 /// The counter now. Never smaller than an earlier reading on the same thread.
 #[inline]
 pub(super) fn ticks() -> u64 {
-    CLOCK.get_or_init(Clock::new).raw()
+    clock().0.raw()
+}
+
+/// The counter when it was calibrated, which is before the first span.
+#[inline]
+pub(super) fn zero() -> u64 {
+    clock().1
 }
 
 /// What lies between two readings.
 pub(super) fn between(start: u64, end: u64) -> Duration {
-    Duration::from_nanos(CLOCK.get_or_init(Clock::new).delta_as_nanos(start, end))
+    Duration::from_nanos(clock().0.delta_as_nanos(start, end))
 }
 
 /// A sum of differences of readings.

@@ -1,44 +1,27 @@
 //! Where spans are kept: a lane per thread, which only that thread writes and anyone may read.
 //!
 //! A lane is a list of chunks of 64-bit words, all atomics, so that reading a lane while its thread still
-//! works is safe and needs no lock on the thread's side; on x86 the stores are plain moves. A span is
-//!
-//! ```text
-//! word 0    site number | fields << 32
-//! word 1    start, in ticks
-//! word 2    end, in ticks; 0 while open
-//! then, per field: one word of kind (and length), and its payload in words
-//! ```
-//!
-//! The end is filled in when the span closes, so a span that began is always complete, however full the
-//! memory; what no longer fits is counted. Memory: at most [`MAX_CHUNKS`] chunks over all threads.
+//! works is safe and needs no lock on the thread's side; on x86 the stores are plain moves. [`packed`]
+//! draws a span's words. The length is filled in when the span closes, so a span that began is always
+//! complete, however full the memory; what no longer fits is counted. Memory: at most [`MAX_CHUNKS`] chunks
+//! over all threads.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::clock;
+use super::packed::{self, Kept};
 use super::span::{Site, Value};
 
 /// 64 KiB.
 const CHUNK_WORDS: usize = 8192;
 
-/// 128 MiB: some three million spans, or the kernels of about four thousand tokens of a 30-layer model.
+/// 128 MiB: about four million spans of two fields, or ten thousand tokens of a 30-layer model.
 pub(super) const MAX_CHUNKS: usize = 2048;
 
 /// Sites with sums in a profile; the engine has some dozens.
 const MAX_SITES: usize = 256;
-
-/// Bytes kept of a text field: a tensor's name.
-const MAX_TEXT: usize = 64;
-
-/// Words before the fields.
-const HEAD: usize = 3;
-
-/// The kinds of a field's first word.
-const UNSIGNED: u64 = 0;
-const SIGNED: u64 = 1;
-const FLOAT: u64 = 2;
-const TEXT: u64 = 3;
 
 /// One thread's spans.
 #[derive(Debug)]
@@ -127,12 +110,10 @@ pub(super) fn open(site: &Site, number: u32, values: &[Value<'_>], start: u64, k
         let mut writer = writer.try_borrow_mut().ok()?;
         let writer = writer.get_or_insert_with(Writer::new);
         let index = number as usize - 1;
-        if let Some(sums) = writer.lane.sums.get(index) {
-            for (name, value) in site.fields.iter().zip(values) {
-                if let ("bytes", Value::Unsigned(bytes)) = (*name, value) {
-                    add(&sums.bytes, *bytes);
-                }
-            }
+        if let Some(Value::Unsigned(bytes)) = site.bytes_at.and_then(|at| values.get(at))
+            && let Some(sums) = writer.lane.sums.get(index)
+        {
+            add(&sums.bytes, *bytes);
         }
         let at = if keep { writer.keep(number, values, start) } else { None };
         Some(Slot { site: index, at, inner: std::mem::take(&mut writer.inner) })
@@ -153,7 +134,7 @@ pub(super) fn close(slot: &Slot, start: u64, end: u64) {
         }
         writer.inner = slot.inner + ticks;
         if let Some((chunk, word)) = slot.at {
-            writer.fill_in_end(chunk, word, end);
+            writer.fill_in_length(chunk, word, ticks);
         }
     };
     let _ = WRITER.try_with(with); // a thread that is ending has given its lane away
@@ -177,27 +158,19 @@ impl Writer {
         Writer { lane, chunk: None, inner: 0 }
     }
 
-    /// Writes a span without its end; nothing if memory is full.
+    /// Writes a span without its length; nothing if memory is full.
     fn keep(&mut self, number: u32, values: &[Value<'_>], start: u64) -> Option<(usize, usize)> {
-        let length = HEAD + values.iter().map(words_of).sum::<usize>();
+        let values = &values[..values.len().min(packed::MAX_FIELDS)];
+        let length = packed::words_of(values);
         let fits = self.chunk.as_ref().is_some_and(|(_, c)| c.used.load(Relaxed) + length <= CHUNK_WORDS);
-        let has_room = fits || length <= CHUNK_WORDS && self.next_chunk();
+        let has_room = number <= packed::MAX_SITE && (fits || self.next_chunk());
         if !has_room {
             DROPPED.fetch_add(1, Relaxed);
             return None;
         }
         let (place, chunk) = self.chunk.as_ref()?;
         let at = chunk.used.load(Relaxed);
-        let words = &chunk.words[at..at + length];
-        words[0].store(u64::from(number) | (values.len() as u64) << 32, Relaxed);
-        words[1].store(start, Relaxed);
-        words[2].store(0, Relaxed);
-        let mut rest = &words[HEAD..];
-        for value in values {
-            let (field, after) = rest.split_at(words_of(value));
-            put_field(field, value);
-            rest = after;
-        }
+        packed::put(&chunk.words[at..at + length], number, start.saturating_sub(clock::zero()), values);
         chunk.used.store(at + length, Release);
         Some((*place, at))
     }
@@ -216,63 +189,16 @@ impl Writer {
         true
     }
 
-    fn fill_in_end(&self, place: usize, word: usize, end: u64) {
+    fn fill_in_length(&self, place: usize, word: usize, ticks: u64) {
         match &self.chunk {
-            Some((current, chunk)) if *current == place => chunk.words[word + 2].store(end, Relaxed),
+            Some((current, chunk)) if *current == place => packed::put_length(&chunk.words[word..], ticks),
             _ => {
                 if let Some(chunk) = locked(&self.lane.chunks).get(place) {
-                    chunk.words[word + 2].store(end, Relaxed);
+                    packed::put_length(&chunk.words[word..], ticks);
                 }
             }
         }
     }
-}
-
-fn words_of(value: &Value<'_>) -> usize {
-    match value {
-        Value::Text(text) => 1 + text.len().min(MAX_TEXT).div_ceil(8),
-        _ => 2,
-    }
-}
-
-fn put_field(words: &[AtomicU64], value: &Value<'_>) {
-    let (kind, payload) = match *value {
-        Value::Unsigned(n) => (UNSIGNED, n),
-        Value::Signed(n) => (SIGNED, n.cast_unsigned()),
-        Value::Float(x) => (FLOAT, x.to_bits()),
-        Value::Text(text) => {
-            let bytes = &text.as_bytes()[..text.len().min(MAX_TEXT)];
-            words[0].store(TEXT | (bytes.len() as u64) << 8, Relaxed);
-            for (word, bytes) in words[1..].iter().zip(bytes.chunks(8)) {
-                let mut eight = [0; 8];
-                eight[..bytes.len()].copy_from_slice(bytes);
-                word.store(u64::from_le_bytes(eight), Relaxed);
-            }
-            return;
-        }
-    };
-    words[0].store(kind, Relaxed);
-    words[1].store(payload, Relaxed);
-}
-
-/// A kept span, read back.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Kept {
-    /// Index of the site in [`sites`](super::span::sites).
-    pub(super) site: usize,
-    pub(super) start: u64,
-    /// Nothing if it was still open.
-    pub(super) end: Option<u64>,
-    pub(super) fields: Vec<Read>,
-}
-
-/// A field, read back.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Read {
-    Unsigned(u64),
-    Signed(i64),
-    Float(f64),
-    Text(String),
 }
 
 impl Lane {
@@ -281,7 +207,7 @@ impl Lane {
         let chunks = locked(&self.chunks).clone();
         for chunk in chunks {
             let mut words = chunk.words[..chunk.used.load(Acquire)].iter().map(|word| word.load(Relaxed));
-            while let Some(span) = read_span(&mut words) {
+            while let Some(span) = packed::read(&mut words) {
                 each(span)?;
             }
         }
@@ -297,35 +223,9 @@ impl Lane {
     }
 }
 
-fn read_span(words: &mut impl Iterator<Item = u64>) -> Option<Kept> {
-    let head = words.next()?;
-    let (start, end) = (words.next()?, words.next()?);
-    let fields = (0..head >> 32).map(|_| read_field(words)).collect::<Option<_>>()?;
-    let site = (head & u64::from(u32::MAX)) as usize - 1;
-    Some(Kept { site, start, end: (end != 0).then_some(end), fields })
-}
-
-fn read_field(words: &mut impl Iterator<Item = u64>) -> Option<Read> {
-    let kind = words.next()?;
-    if kind & 0xff == TEXT {
-        let length = (kind >> 8) as usize;
-        let mut bytes = Vec::new();
-        for _ in 0..length.div_ceil(8) {
-            bytes.extend(words.next()?.to_le_bytes());
-        }
-        bytes.truncate(length);
-        return Some(Read::Text(String::from_utf8_lossy(&bytes).into_owned()));
-    }
-    let payload = words.next()?;
-    Some(match kind {
-        SIGNED => Read::Signed(payload.cast_signed()),
-        FLOAT => Read::Float(f64::from_bits(payload)),
-        _ => Read::Unsigned(payload),
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::packed::Read;
     use super::*;
 
     /// One test, since the lanes and their limit are shared by the process.
@@ -333,22 +233,24 @@ mod tests {
     fn spans_come_back_whole_and_what_does_not_fit_is_counted() {
         static SITE: Site = Site::detail("test", "here", &["a", "bytes", "c", "d"]);
         let text = "\u{e9}".repeat(40); // 80 bytes, cut at 64
-        let values =
-            [Value::Signed(-3), Value::Unsigned(7), Value::Float(f64::NEG_INFINITY), Value::Text(&text)];
         let reads = [
             Read::Signed(-3),
             Read::Unsigned(7),
             Read::Float(f64::NEG_INFINITY),
             Read::Text("\u{e9}".repeat(32)),
         ];
-        let span = |start, end| Kept { site: 0, start, end, fields: reads.to_vec() };
+        let zero = clock::zero();
+        let span = |start, ticks| Kept { site: 0, start, ticks: Some(ticks), fields: reads.to_vec() };
 
         // A thread leaves room for one chunk more than it takes to hold an open span across a chunk's end.
-        let work = || {
+        let work = move || {
+            let text = text; // moved in, and borrowed by the values
+            let values =
+                [Value::Signed(-3), Value::Unsigned(7), Value::Float(f64::NEG_INFINITY), Value::Text(&text)];
             CHUNKS.fetch_add(MAX_CHUNKS - 2, Relaxed);
-            let outer = open(&SITE, 1, &values, 10, true).unwrap();
+            let outer = open(&SITE, 1, &values, zero + 10, true).unwrap();
             let mut kept = 1;
-            for start in 20.. {
+            for start in zero + 20.. {
                 let inner = open(&SITE, 1, &values, start, true).unwrap();
                 close(&inner, start, start + 1);
                 if inner.at.is_none() {
@@ -356,9 +258,9 @@ mod tests {
                 }
                 kept += 1;
             }
-            let unwanted = open(&SITE, 1, &[], 30, false).unwrap();
-            close(&unwanted, 30, 31);
-            close(&outer, 10, 90_000);
+            let unwanted = open(&SITE, 1, &[], zero + 30, false).unwrap();
+            close(&unwanted, zero + 30, zero + 31);
+            close(&outer, zero + 10, zero + 90_000);
             CHUNKS.fetch_sub(MAX_CHUNKS - 2, Relaxed);
             kept
         };
@@ -369,11 +271,15 @@ mod tests {
         let lanes = lanes();
         assert_eq!((lanes.len(), lanes[0].number, lanes[0].thread.as_str()), (1, 0, "worker"));
         let mut found = Vec::new();
-        lanes[0].each_span(|span| Result::<(), ()>::Ok(found.push(span))).unwrap();
+        let keep_it = |span| {
+            found.push(span);
+            Result::<(), ()>::Ok(())
+        };
+        lanes[0].each_span(keep_it).unwrap();
         assert_eq!(found.len() as u64, kept);
-        assert_eq!(found[0], span(10, Some(90_000)));
-        assert_eq!(found[1], span(20, Some(21)));
-        assert_eq!(found[found.len() - 1], span(18 + kept, Some(19 + kept)));
+        assert_eq!(found[0], span(10, 89_990));
+        assert_eq!(found[1], span(20, 1));
+        assert_eq!(found[found.len() - 1], span(18 + kept, 1));
 
         // Sums hold every span, kept or not: the outer one, those inside, the one dropped, the one unwanted.
         let [calls, ticks, own, bytes] = lanes[0].sums(0);
@@ -381,7 +287,8 @@ mod tests {
         assert_eq!((ticks, own), (89_990 + kept + 1, 89_990));
 
         // The thread is gone; the next one continues its lane.
-        std::thread::spawn(|| drop(open(&SITE, 1, &[], 95_000, true))).join().unwrap();
+        let next = move || open(&SITE, 1, &[], zero + 95_000, true).is_some();
+        assert!(std::thread::spawn(next).join().unwrap());
         assert_eq!(super::lanes().len(), 1);
     }
 }

@@ -13,8 +13,8 @@
 //! Without the `instrument` feature this module is [`init`], which then can only say that it cannot obey, and
 //! the few names a caller needs so that it need not know which build it is in.
 //!
-//! Where to start: [`switches`] for the variables, [`span`] for what an annotation opens and what it costs,
-//! [`lane`] for how spans are kept, [`chrome`] and [`report`] for how they come out.
+//! Where to start: `switches` for the variables, `span` for what an annotation opens and what it costs,
+//! `lane` and `packed` for how spans are kept, `chrome` and `report` for how they come out.
 
 // Macros are part of tracing: `use crate::trace::trace_timing`.
 pub use bitnet_trace_macros::{parity_trace, quant_trace, trace_timing};
@@ -29,6 +29,8 @@ mod lane;
 mod lines;
 #[cfg(not(feature = "instrument"))]
 mod notice;
+#[cfg(feature = "instrument")]
+mod packed;
 #[cfg(feature = "instrument")]
 mod report;
 #[cfg(feature = "instrument")]

@@ -18,6 +18,8 @@ pub struct Site {
     pub(super) name: &'static str,
     pub(super) module: &'static str,
     pub(super) fields: &'static [&'static str],
+    /// Which field is called `bytes`.
+    pub(super) bytes_at: Option<usize>,
     phase: Option<Phase>,
     /// Its number from 1, in order of first recording; 0 until then.
     id: AtomicU32,
@@ -38,7 +40,7 @@ impl Site {
         fields: &'static [&'static str],
         phase: Option<Phase>,
     ) -> Site {
-        Site { name, module, fields, phase, id: AtomicU32::new(0) }
+        Site { name, module, fields, bytes_at: position_of_bytes(fields), phase, id: AtomicU32::new(0) }
     }
 
     /// A layer, a product, a kernel.
@@ -116,6 +118,18 @@ impl Site {
         }
         self.id.load(Ordering::Relaxed)
     }
+}
+
+/// Looked up when compiling, not at every span.
+const fn position_of_bytes(fields: &[&str]) -> Option<usize> {
+    let mut i = 0;
+    while i < fields.len() {
+        if matches!(fields[i].as_bytes(), b"bytes") {
+            return Some(i);
+        }
+        i += 1;
+    }
+    None
 }
 
 thread_local! {

@@ -1,0 +1,187 @@
+# shellcheck shell=bash
+# What the scripts share: where things are, how to fail, and what a receipt must say to be believed.
+# Sourced, never run.
+# shellcheck disable=SC2034  # most of its variables are for the scripts that source it
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+RECEIPTS=$ROOT/receipts
+PLAIN=$ROOT/target-plain/release/bitnet
+INSTRUMENT=$ROOT/target-instrument/release/bitnet
+
+die() {
+    echo "$(basename "$0"): $*" >&2
+    exit 1
+}
+
+say() {
+    echo "$*" >&2
+}
+
+# Prints the leading comment of the calling script, which is its help.
+help_and_exit() {
+    sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"
+    exit 0
+}
+
+# build plain|instrument: a release binary in the variant's own target directory.
+build() {
+    local features=()
+    if [[ $1 == instrument ]]; then
+        features=(--features instrument)
+    fi
+    say "building the $1 variant in target-$1"
+    (cd "$ROOT" && cargo build --quiet --locked --release -p bitnet-cli "${features[@]}" --target-dir "target-$1") \
+        || die "the $1 variant does not build"
+}
+
+# choose_model [MODEL] [TOKENIZER]: sets MODEL, MODEL_IS, and INPUT, the flags that give `run` its prompt.
+choose_model() {
+    local default=$ROOT/models/microsoft-bitnet-b1.58-2B-4T-gguf/ggml-model-i2_s.gguf
+    local tokenizer=${2:-}
+    if [[ -n ${1:-} ]]; then
+        [[ -f $1 ]] || die "$1: no such model file"
+        MODEL=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
+        MODEL_IS="given"
+    elif [[ -f $default ]]; then
+        MODEL=$default
+        MODEL_IS="microsoft/bitnet-b1.58-2B-4T-gguf"
+    else
+        MODEL=$ROOT/target-instrument/synth-tiny-1.gguf
+        MODEL_IS="synthesized: bitnet synth --shape tiny --seed 1 (no model under models/)"
+        "$INSTRUMENT" synth --shape tiny --seed 1 "$MODEL" >/dev/null || die "cannot synthesize a model"
+        [[ -s $MODEL ]] || die "bitnet synth left no model in $MODEL"
+    fi
+    if [[ -z $tokenizer && -f $(dirname "$MODEL")/tokenizer.json ]]; then
+        tokenizer=$(dirname "$MODEL")/tokenizer.json
+    fi
+    if [[ -n $tokenizer ]]; then
+        [[ -f $tokenizer ]] || die "$tokenizer: no such tokenizer file"
+        INPUT=(--tokenizer "$tokenizer" -p "The capital of France is")
+    else
+        INPUT=(--tokens "1,2,3,4,5,6,7,8")
+    fi
+    say "model: $MODEL ($MODEL_IS)"
+}
+
+# unset_switches COMMAND...: runs it with every switch unset.
+unset_switches() {
+    env -u BITNET_PARITY -u BITNET_TRACE_QUANT -u BITNET_TRACE_TIMING -u BITNET_TRACE_FILE "$@"
+}
+
+sha256() {
+    if command -v sha256sum >/dev/null; then
+        sha256sum <"$1" | cut -d' ' -f1
+    else
+        shasum -a 256 <"$1" | cut -d' ' -f1
+    fi
+}
+
+size() {
+    wc -c <"$1" | tr -d ' '
+}
+
+# A path as a reader elsewhere understands it: relative to the repository, or only the file's name.
+shown() {
+    case $1 in
+        "$ROOT"/*) echo "${1#"$ROOT"/}" ;;
+        *) basename "$1" ;;
+    esac
+}
+
+# A command as it was run, with paths as `shown` has them.
+shown_command() {
+    local word out=()
+    for word in "$@"; do
+        [[ $word == /* ]] && word=$(shown "$word")
+        [[ $word == *[\ \"\']* ]] && word="'$word'"
+        out+=("$word")
+    done
+    echo "${out[*]}"
+}
+
+commit() {
+    git -C "$ROOT" rev-parse HEAD 2>/dev/null || echo unknown
+}
+
+# Whether anything but receipts differs from the commit.
+dirty() {
+    if [[ -z $(git -C "$ROOT" status --porcelain -- . ':!receipts' 2>/dev/null) ]]; then
+        echo false
+    else
+        echo true
+    fi
+}
+
+cpu() {
+    local model=""
+    if [[ -r /proc/cpuinfo ]]; then
+        model=$(sed -n '/^model name/{s/^[^:]*: //p;q;}' /proc/cpuinfo)
+    elif command -v sysctl >/dev/null; then
+        model=$(sysctl -n machdep.cpu.brand_string 2>/dev/null || true)
+    fi
+    echo "${model:-$(uname -m)}"
+}
+
+# The instruction sets an ISA choice depends on, as the kernel reports them.
+cpu_features() {
+    local flags=""
+    if [[ -r /proc/cpuinfo ]]; then
+        flags=$(grep -m 1 -E '^(flags|Features)' /proc/cpuinfo | grep -o -w -E \
+            'avx2|fma|f16c|avx512f|avx512bw|avx512vl|avx512_vnni|avx512_vbmi|avx_vnni|asimd|asimddp|sve' \
+            | tr '\n' ' ') || true
+    fi
+    echo "${flags% }"
+}
+
+processors() {
+    getconf _NPROCESSORS_ONLN 2>/dev/null || echo unknown
+}
+
+# text_header NAME: the circumstances, one `key: value` per line.
+text_header() {
+    echo "receipt: $1"
+    echo "schema: 1"
+    echo "date: $(date -u +%Y-%m-%dT%H:%M:%SZ)"
+    echo "commit: $(commit)"
+    echo "dirty: $(dirty)"
+    echo "rustc: $(rustc --version)"
+    echo "profile: release"
+    echo "cpu: $(cpu)"
+    echo "cpu_features: $(cpu_features)"
+    echo "processors: $(processors)"
+}
+
+# The model's part of it.
+text_model() {
+    echo "model: $(shown "$MODEL") ($MODEL_IS)"
+    echo "model_sha256: $(sha256 "$MODEL")"
+    echo "model_bytes: $(size "$MODEL")"
+}
+
+# json TEXT: a JSON string.
+json() {
+    printf '%s' "$1" | LC_ALL=C tr -d '\000-\037' | sed -e 's/[\\"]/\\&/g' -e 's/^/"/' -e 's/$/"/'
+    [[ -n $1 ]] || printf '""'
+}
+
+# json_header NAME: the circumstances, as the first members of an object.
+json_header() {
+    echo "  \"receipt\": $(json "$1"),"
+    echo "  \"schema\": 1,"
+    echo "  \"date\": \"$(date -u +%Y-%m-%dT%H:%M:%SZ)\","
+    echo "  \"commit\": $(json "$(commit)"),"
+    echo "  \"dirty\": $(dirty),"
+    echo "  \"rustc\": $(json "$(rustc --version)"),"
+    echo "  \"profile\": \"release\","
+    echo "  \"cpu\": $(json "$(cpu)"),"
+    echo "  \"cpu_features\": $(json "$(cpu_features)"),"
+    echo "  \"processors\": $(json "$(processors)"),"
+}
+
+# write_receipt NAME: stdin becomes receipts/NAME, whole or not at all.
+write_receipt() {
+    mkdir -p "$RECEIPTS"
+    cat >"$RECEIPTS/.$1.part"
+    mv "$RECEIPTS/.$1.part" "$RECEIPTS/$1"
+    say "wrote receipts/$1"
+}

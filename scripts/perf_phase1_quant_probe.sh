@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Phase 1: which kernel takes which tensor. Runs one token with BITNET_TRACE_QUANT=1 and keeps the lines.
+#
+# Usage: scripts/perf_phase1_quant_probe.sh [MODEL] [TOKENIZER]
+#
+# MODEL defaults to models/microsoft-bitnet-b1.58-2B-4T-gguf/ggml-model-i2_s.gguf, TOKENIZER to the
+# tokenizer.json beside the model; without that model a small one is synthesized, and the receipt says so.
+# Fails if no line came, if a line cannot be read, or if a tensor was named twice.
+#
+# Writes receipts/phase1_quant_probe.txt.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+[[ ${1:-} == --help || ${1:-} == -h ]] && help_and_exit
+[[ $# -le 2 ]] || die "expected at most two arguments; see --help"
+
+build instrument
+choose_model "$@"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+command=("$INSTRUMENT" run --model "$MODEL" "${INPUT[@]}" -n 1 --greedy --quiet)
+unset_switches env BITNET_TRACE_QUANT=1 "${command[@]}" >"$work/stdout" 2>"$work/stderr" \
+    || die "the run failed: $(tail -n 3 "$work/stderr")"
+
+grep '^quant_dispatch: ' "$work/stderr" >"$work/lines" || die "no quant_dispatch line on stderr"
+line='^quant_dispatch: tensor=[^ ]+ format=[^ ]+ kernel=[^ ]+ shape=\[[0-9]+(, [0-9]+)*\]$'
+if grep -v -E "$line" "$work/lines" >"$work/odd"; then
+    die "not a line of the documented form: $(head -n 1 "$work/odd")"
+fi
+twice=$(sed 's/^quant_dispatch: tensor=\([^ ]*\) .*/\1/' "$work/lines" | sort | uniq -d | awk 'NR <= 3' | tr '\n' ' ')
+[[ -z $twice ]] || die "named more than once: $twice"
+
+{
+    text_header phase1_quant_probe
+    echo "features: instrument"
+    text_model
+    echo "command: BITNET_TRACE_QUANT=1 $(shown_command "${command[@]}")"
+    echo "tensors: $(wc -l <"$work/lines" | tr -d ' ')"
+    echo
+    echo "tensors per format and kernel:"
+    sed 's/.* \(format=[^ ]* kernel=[^ ]*\) .*/\1/' "$work/lines" | sort | uniq -c
+    echo
+    echo "every line:"
+    cat "$work/lines"
+} | write_receipt phase1_quant_probe.txt
