@@ -7,11 +7,12 @@ use crate::TokenId;
 use crate::attention::{Attention, round_to_f16};
 use crate::kernels::Kernels;
 use crate::kv_cache::KvCache;
-use crate::model::Model;
 use crate::model::config::{Activation, Config};
+use crate::model::head::{Screen, Screening};
 use crate::model::matrix::multiply;
 use crate::model::operand::{Norm, Operand, Wants};
 use crate::model::weights::{Layer, wants};
+use crate::model::{Logits, Model};
 use crate::team::Team;
 use crate::trace::trace_timing;
 
@@ -35,6 +36,7 @@ pub struct Activations {
     cos: Vec<f32>,
     sin: Vec<f32>,
     logits: Vec<f32>,
+    screening: Screening,
     wants: Wants,
 }
 
@@ -68,6 +70,7 @@ impl Activations {
             cos: zeros(n_batch * c.rope.n_rot / 2),
             sin: zeros(n_batch * c.rope.n_rot / 2),
             logits: zeros(c.n_vocab),
+            screening: Screening::default(),
             wants: wants(model.weights().layers.iter().flat_map(Layer::matrices)),
         }
     }
@@ -164,14 +167,20 @@ impl Step<'_> {
         kernels.add(x, y);
     }
 
-    /// Logits of new token `t`: `[n_vocab]`.
-    pub(crate) fn logits(&mut self, t: usize) {
+    /// Logits of new token `t`, `[n_vocab]`: all of them, or those that may be among the largest, the rest minus
+    /// infinity.
+    pub(crate) fn logits(&mut self, t: usize, wanted: Logits, screen: Option<&Screen>) {
         let (w, c, team, kernels) =
             (self.model.weights(), self.model.config(), self.team, self.model.kernels());
-        let Activations { x, operand, logits, .. } = &mut *self.act;
+        let Activations { x, operand, logits, screening, .. } = &mut *self.act;
         let x = &x[t * c.n_embd..][..c.n_embd];
         operand.load(team, kernels, x, rms(&w.output_norm, c), c.n_embd, wants([w.head()]));
-        multiply(team, kernels, [(w.head(), logits)], operand);
+        match (wanted, screen) {
+            (Logits::Top(k), Some(screen)) => {
+                screen.top(k, w.head(), (team, kernels), logits, operand.rounded(0), screening);
+            }
+            _ => multiply(team, kernels, [(w.head(), logits)], operand),
+        }
     }
 }
 

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use crate::TokenId;
 use crate::error::Result;
+use crate::model::Logits;
 use crate::sampler::Sampler;
 use crate::session::Session;
-use crate::trace::{parity_trace, trace_timing};
+use crate::trace::{self, parity_trace, trace_timing};
 
 /// What ends a generation besides the caller.
 #[derive(Clone, Copy, Default)]
@@ -98,7 +99,9 @@ impl Iterator for Generation<'_, '_> {
         }
         let begun = Instant::now();
         let go_on = || self.options.go_on.is_none_or(|go_on| go_on());
-        match self.session.prefill_while(&self.pending, go_on) {
+        // A parity log shows ten logits, and a plain build knows that it never writes one.
+        let wanted = if trace::parity_on() { Logits::All } else { self.sampler.wanted() };
+        match self.session.prefill_while(&self.pending, wanted, go_on) {
             Ok(true) => {}
             Ok(false) => return self.stop(StopReason::Interrupted),
             Err(error) => return Some(Err(error)),

@@ -41,7 +41,7 @@ pub use error::{Error, Result};
 pub use generate::{GenerateOptions, Generated, Generation, StopReason};
 pub use gguf::Access;
 pub use kernels::Isa;
-pub use model::{LoadOptions, Model};
+pub use model::{LoadOptions, Logits, Model};
 pub use sampler::{Sampler, SamplerOptions};
 pub use session::{Session, SessionOptions};
 pub use tokenizer::Tokenizer;

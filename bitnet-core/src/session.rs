@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::forward::{Activations, Step};
 use crate::kv_cache::KvCache;
-use crate::model::Model;
+use crate::model::{Logits, Model};
 use crate::team::Team;
 use crate::trace::trace_timing;
 
@@ -112,18 +112,19 @@ impl<'m> Session<'m> {
     /// # Errors
     /// If there are no tokens, one is not in the vocabulary, or they do not fit the context; nothing is appended.
     pub fn prefill(&mut self, tokens: &[TokenId]) -> Result<&[f32]> {
-        self.prefill_while(tokens, || true)?;
+        self.prefill_while(tokens, Logits::All, || true)?;
         Ok(self.act.last_logits())
     }
 
-    /// As [`Session::prefill`], asking `go_on` before each batch; `false` when it said no, with what was done so
-    /// far undone.
+    /// As [`Session::prefill`], for the logits that are `wanted`, asking `go_on` before each batch; `false` when it
+    /// said no, with what was done so far undone. The logits are [`Session::last_logits`].
     ///
     /// # Errors
     /// As [`Session::prefill`].
     pub fn prefill_while(
         &mut self,
         tokens: &[TokenId],
+        wanted: Logits,
         mut go_on: impl FnMut() -> bool + Send,
     ) -> Result<bool> {
         self.check(tokens)?;
@@ -131,14 +132,14 @@ impl<'m> Session<'m> {
         self.embed(tokens);
         let done = self.forward(&mut go_on);
         if done {
-            self.logits(tokens.len() - 1);
+            self.logits(tokens.len() - 1, wanted);
         } else {
             self.truncate(before);
         }
         Ok(done)
     }
 
-    /// The logits of the last [`Session::prefill`] or [`Session::decode`]: `[n_vocab]`.
+    /// The logits of the last step: `[n_vocab]`.
     #[must_use]
     pub fn last_logits(&self) -> &[f32] {
         self.act.last_logits()
@@ -163,7 +164,7 @@ impl<'m> Session<'m> {
             self.embed(batch);
             self.forward(&mut || true);
             for t in 0..batch.len() {
-                self.logits(t);
+                self.logits(t, Logits::All);
                 each(index, self.act.last_logits());
                 index += 1;
             }
@@ -189,10 +190,11 @@ impl<'m> Session<'m> {
 
     /// Logits of new token `t`.
     #[trace_timing(logits)]
-    fn logits(&mut self, t: usize) {
-        let team = self.team.clone();
+    fn logits(&mut self, t: usize, wanted: Logits) {
+        let (team, model) = (self.team.clone(), self.model);
+        let screen = if wanted == Logits::All { None } else { model.screen(&team) };
         let mut step = self.step();
-        team.enter(|| step.logits(t));
+        team.enter(|| step.logits(t, wanted, screen));
     }
 
     fn step(&mut self) -> Step<'_> {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bitnet_core::Logits;
 use bitnet_core::synth::SynthShape;
 
 use super::line::{Flag, Line};
@@ -38,6 +39,8 @@ Flags:
   -t, --threads LIST    threads (default: the physical cores this process may use)
   -r, --repetitions N   samples of each row (default 5)
   -b, --batch-size N    prompt tokens computed together (default 512)
+      --head KIND       decode with the screened head, which computes the largest logit only, or
+                        with the full one: screened or full (default screened)
       --isa NAME        auto, scalar, avx2, avx512 or neon
       --no-mmap         read the model into memory instead of mapping it
   -o, --output FORMAT   md, json, csv or jsonl (default md)
@@ -56,6 +59,7 @@ const FLAGS: &[Flag] = &[
     Flag::one(&["-t", "--threads"]),
     Flag::one(&["-r", "--repetitions"]),
     Flag::one(&["-b", "--batch-size"]),
+    Flag::one(&["--head"]),
     Flag::one(&["--isa"]),
     Flag::switch(&["--no-mmap"]),
     Flag::one(&["-o", "--output"]),
@@ -98,11 +102,15 @@ pub(crate) struct BenchArgs {
     /// Empty: whatever the engine takes by default.
     pub(crate) threads: Vec<usize>,
     pub(crate) repetitions: usize,
+    /// The logits a decode step computes.
+    pub(crate) head: Logits,
     pub(crate) format: Format,
     pub(crate) receipt: Option<PathBuf>,
     pub(crate) force: bool,
     pub(crate) quiet: bool,
 }
+
+const HEADS: &[(&str, Logits)] = &[("screened", Logits::Top(1)), ("full", Logits::All)];
 
 const FORMATS: &[(&str, Format)] =
     &[("md", Format::Markdown), ("json", Format::Json), ("csv", Format::Csv), ("jsonl", Format::JsonLines)];
@@ -132,6 +140,7 @@ fn parse(line: &Line) -> Result<Command, Failure> {
         n_gen: lengths("--n-gen", &[32, 128])?,
         depth: lengths("--depth", &[0])?,
         threads: line.numbers("--threads", 1..=MAX_THREADS)?.unwrap_or_default(),
+        head: line.choice("--head", HEADS)?.unwrap_or(Logits::Top(1)),
         repetitions: line.number("--repetitions", 1..=10_000)?.unwrap_or(5),
         format: line.choice("--output", FORMATS)?.unwrap_or(Format::Markdown),
         receipt: line.path("--receipt")?,

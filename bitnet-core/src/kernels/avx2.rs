@@ -9,6 +9,7 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::{ActTiles, Kernels, elementwise, scalar, tiles::Tile};
+use crate::ops::screen::ShadowVector;
 use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
 use crate::trace::trace_timing;
@@ -29,6 +30,9 @@ pub(super) const KERNELS: Kernels = Kernels {
     silu_mul,
     add,
     rotate,
+    shadow_row,
+    bounds,
+    dot_i8,
     gemv_f32,
     gemv_i2s,
     gemm_i2s,
@@ -340,6 +344,52 @@ fn reduce(v: [__m256; 4]) -> f32 {
     let t = _mm_add_ps(_mm256_castps256_ps128(u), _mm256_extractf128_ps::<1>(u));
     let pairs = _mm_add_ps(t, _mm_movehdup_ps(t)); // t0 + t1, _, t2 + t3, _
     _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehl_ps(pairs, pairs)))
+}
+
+// ------------------------------------------------------------------------------------------------ screened head
+
+/// Values whose products fit i32 lanes: each of 8 lanes takes `4096 / 8` products of at most `127 * 127 * 256`.
+const I32_RUN: usize = 4096;
+
+#[trace_timing(avx2_dot_i8)]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot_i8(y: &mut [f64], w: &[i8], x: &ShadowVector) {
+    for (y, w) in y.iter_mut().zip(w.chunks_exact(x.values.len())) {
+        let mut dot = 0;
+        for (w, x) in w.chunks(I32_RUN).zip(x.values.chunks(I32_RUN)) {
+            dot += dot_run(w, x);
+        }
+        *y = dot as f64;
+    }
+}
+
+/// The product of up to [`I32_RUN`] values, a multiple of 64.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot_run(w: &[i8], x: &[i16]) -> i64 {
+    let mut acc = [_mm256_setzero_si256(); 4];
+    for (w, x) in w.as_chunks::<64>().0.iter().zip(x.as_chunks::<64>().0) {
+        prefetch::<AHEAD_F16>(bytemuck::cast_slice(w));
+        for v in 0..4 {
+            let w: &[i8; 16] = w[16 * v..].first_chunk().expect("16 of 64 values");
+            // SAFETY: 16 readable bytes by type; this load accepts any alignment.
+            let w = _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(w.as_ptr().cast()) });
+            let x = load_u8(bytemuck::cast_slice(&x[16 * v..][..16]));
+            acc[v] = _mm256_add_epi32(acc[v], _mm256_madd_epi16(w, x));
+        }
+    }
+    acc.iter().map(|&acc| reduce_i64(acc)).sum()
+}
+
+/// The sum of eight i32 lanes that may not fit one.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn reduce_i64(v: __m256i) -> i64 {
+    let low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(v));
+    let high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256::<1>(v));
+    let v = _mm256_add_epi64(low, high);
+    let v = _mm_add_epi64(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+    _mm_cvtsi128_si64(v) + _mm_extract_epi64::<1>(v)
 }
 
 // ---------------------------------------------------------------------------------------------------- attention

@@ -10,6 +10,7 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::{ActTiles, Kernels, elementwise, scalar, tiles::Tile};
+use crate::ops::screen::ShadowVector;
 use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
 use crate::trace::trace_timing;
@@ -37,6 +38,9 @@ pub(super) const KERNELS: Kernels = Kernels {
     silu_mul,
     add,
     rotate,
+    shadow_row,
+    bounds,
+    dot_i8,
     gemv_f32,
     gemv_i2s,
     gemm_i2s,
@@ -375,6 +379,51 @@ fn reduce(acc: [__m512; 2]) -> f32 {
     let t = _mm_add_ps(_mm256_castps256_ps128(u), _mm256_extractf128_ps::<1>(u));
     let pairs = _mm_add_ps(t, _mm_movehdup_ps(t)); // t0 + t1, _, t2 + t3, _
     _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehl_ps(pairs, pairs)))
+}
+
+// ------------------------------------------------------------------------------------------------ screened head
+
+#[trace_timing(avx512_dot_i8)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn dot_i8(y: &mut [f64], w: &[i8], x: &ShadowVector) {
+    const ROWS: usize = 2;
+    let cols = x.values.len();
+    let (groups, rest) = y.as_chunks_mut::<ROWS>();
+    let rest_first = groups.len() * ROWS;
+    for (y, w) in groups.iter_mut().zip(w.chunks_exact(ROWS * cols)) {
+        *y = dots_i8::<ROWS>(w, x);
+    }
+    for (i, y) in rest.iter_mut().enumerate() {
+        [*y] = dots_i8::<1>(&w[(rest_first + i) * cols..][..cols], x);
+    }
+}
+
+/// `R` rows: `w + 128` as unsigned bytes times the two halves of the vector, and what that is too much taken off.
+/// A sum is at most `255 * 128 * 65536`, within i32.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn dots_i8<const R: usize>(w: &[i8], x: &ShadowVector) -> [f64; R] {
+    let cols = x.values.len();
+    let flip = _mm512_set1_epi8(-128);
+    let mut acc = [[_mm512_setzero_si512(); 2]; R];
+    let halves = x.high.as_chunks::<64>().0.iter().zip(x.low.as_chunks::<64>().0);
+    for (i, (high, low)) in halves.enumerate() {
+        let (high, low) = (load_512(bytemuck::cast_slice(high)), load_512(bytemuck::cast_slice(low)));
+        for r in 0..R {
+            let bytes: &[u8] = bytemuck::cast_slice(&w[r * cols + 64 * i..]);
+            prefetch::<AHEAD_F16>(bytes);
+            let w = _mm512_xor_si512(load_512(bytes), flip);
+            acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], w, high);
+            acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], w, low);
+        }
+    }
+    let mut out = [0.0; R];
+    for r in 0..R {
+        let high = i64::from(_mm512_reduce_add_epi32(acc[r][0])) - 128 * i64::from(x.sum_high);
+        let low = i64::from(_mm512_reduce_add_epi32(acc[r][1])) - 128 * i64::from(x.sum_low);
+        out[r] = (256 * high + low) as f64;
+    }
+    out
 }
 
 // ---------------------------------------------------------------------------------------------------- attention

@@ -335,3 +335,44 @@ fn silu_and_softmax_agree_across_the_whole_range() {
         }
     }
 }
+
+#[test]
+fn shadows_and_their_products_and_bounds_agree() {
+    let mut rng = Rng(9);
+    for k in others() {
+        for cols in (1..=12).map(|n| n * 64).chain([2560, 4096, 4160, 6912]) {
+            for rows in [1, 2, 3, 7] {
+                let (mut q, mut expected_q) = (vec![0_i8; rows * cols], vec![1; rows * cols]);
+                let mut shadows = Vec::new();
+                for (q, expected_q) in q.chunks_exact_mut(cols).zip(expected_q.chunks_exact_mut(cols)) {
+                    let w: Vec<f32> = rng.rounded(cols);
+                    shadows.push(k.shadow_row(q, &w));
+                    assert_eq!(shadows.last(), Some(&scalar().shadow_row(expected_q, &w)));
+                }
+                assert_eq!(q, expected_q);
+                let mut x = ShadowVector::default();
+                x.load(&rng.rounded(cols));
+                let (mut got, mut expected) = (vec![0.0; rows], vec![1.0; rows]);
+                k.dot_i8(&mut got, &q, &x);
+                scalar().dot_i8(&mut expected, &q, &x);
+                assert_eq!(got, expected, "{} [{rows}, {cols}]", k.isa());
+                let (mut upper, mut expected_upper) = (vec![0.0; rows], vec![1.0; rows]);
+                let lower = k.bounds(&mut upper, &got, &shadows, &x);
+                assert_eq!(
+                    lower.to_bits(),
+                    scalar().bounds(&mut expected_upper, &got, &shadows, &x).to_bits()
+                );
+                assert_bits(&upper, &expected_upper, format_args!("{} upper bounds", k.isa()));
+            }
+        }
+        // The largest sums there are.
+        let cols = 1 << 16;
+        let mut x = ShadowVector::default();
+        x.load(&vec![1.0; cols]);
+        for value in [127_i8, -127] {
+            let mut y = [0.0];
+            k.dot_i8(&mut y, &vec![value; cols], &x);
+            assert_eq!(y, [f64::from(value) * 127.0 * 256.0 * cols as f64], "{}", k.isa());
+        }
+    }
+}

@@ -32,6 +32,7 @@ pub use isa::Isa;
 pub use tiles::{ActTiles, pack_tile};
 
 use crate::ops::rope::Pairing;
+use crate::ops::screen::{ShadowRow, ShadowVector};
 use crate::ops::softmax;
 use crate::quant::act::ActScale;
 use crate::quant::i2s::Ternary;
@@ -69,6 +70,19 @@ macro_rules! elementwise {
             crate::ops::rope::rotate(head, cos, sin, pairing);
         }
         $(#[target_feature(enable = $feature)])?
+        fn shadow_row(q: &mut [i8], w: &[f32]) -> crate::ops::screen::ShadowRow {
+            crate::ops::screen::shadow_row(q, w)
+        }
+        $(#[target_feature(enable = $feature)])?
+        fn bounds(
+            upper: &mut [f32],
+            dots: &[f64],
+            rows: &[crate::ops::screen::ShadowRow],
+            x: &crate::ops::screen::ShadowVector,
+        ) -> f32 {
+            crate::ops::screen::bounds(upper, dots, rows, x)
+        }
+        $(#[target_feature(enable = $feature)])?
         fn gemv_f32(y: &mut [f32], w: &[f32], x: &[f32]) {
             crate::ops::dot32::gemv(y, w, x);
         }
@@ -91,6 +105,9 @@ pub struct Kernels {
     add: unsafe fn(&mut [f32], &[f32]),
     rotate: unsafe fn(&mut [f32], &[f32], &[f32], Pairing),
     gemv_f32: unsafe fn(&mut [f32], &[f32], &[f32]),
+    shadow_row: unsafe fn(&mut [i8], &[f32]) -> ShadowRow,
+    bounds: unsafe fn(&mut [f32], &[f64], &[ShadowRow], &ShadowVector) -> f32,
+    dot_i8: unsafe fn(&mut [f64], &[i8], &ShadowVector),
     gemv_i2s: unsafe fn(&mut [f32], Ternary<'_>, &[i8], ActScale, f32),
     gemm_i2s: Gemm,
     gemv_f16: unsafe fn(&mut [f32], &[f16], &[f32]),
@@ -167,6 +184,31 @@ impl Kernels {
     /// See [`crate::ops::rope::rotate`].
     pub fn rotate(&self, head: &mut [f32], cos: &[f32], sin: &[f32], pairing: Pairing) {
         dispatch!(self.rotate(head, cos, sin, pairing));
+    }
+
+    /// See [`crate::ops::screen::shadow_row`].
+    pub fn shadow_row(&self, q: &mut [i8], w: &[f32]) -> ShadowRow {
+        dispatch!(self.shadow_row(q, w))
+    }
+
+    /// See [`crate::ops::screen::bounds`].
+    pub fn bounds(&self, upper: &mut [f32], dots: &[f64], rows: &[ShadowRow], x: &ShadowVector) -> f32 {
+        dispatch!(self.bounds(upper, dots, rows, x))
+    }
+
+    /// `y = w · x.values`, exactly: int8 rows times 16-bit integers.
+    ///
+    /// - `y`: `[rows]`, overwritten; `w`: `[rows, cols]`; `cols`, the length of `x`, a multiple of 64
+    ///
+    /// # Panics
+    /// If the lengths disagree.
+    #[trace_timing(rows = y.len(), bytes = w.len())]
+    pub fn dot_i8(&self, y: &mut [f64], w: &[i8], x: &ShadowVector) {
+        let cols = x.values.len();
+        assert_eq!(w.len(), y.len() * cols, "dot_i8: w for {} rows of {cols}", y.len());
+        assert!(cols.is_multiple_of(64) && cols <= 1 << 16, "dot_i8: rows of {cols} values");
+        assert!(x.high.len() == cols && x.low.len() == cols, "dot_i8: a vector of one length");
+        dispatch!(self.dot_i8(y, w, x));
     }
 
     /// `y = w · x` in f32, each sum in 32 lanes of fused multiply-adds (see [`crate::ops::dot32`]).

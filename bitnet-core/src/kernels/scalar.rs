@@ -4,6 +4,7 @@ use half::f16;
 
 use super::{ActTiles, Kernels, elementwise};
 use crate::ops::dot32::reduce_lanes;
+use crate::ops::screen::ShadowVector;
 use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
 
@@ -20,6 +21,9 @@ pub(super) const KERNELS: Kernels = Kernels {
     silu_mul,
     add,
     rotate,
+    shadow_row,
+    bounds,
+    dot_i8,
     gemv_f32,
     gemv_i2s,
     gemm_i2s,
@@ -88,6 +92,13 @@ pub(super) fn dot16_rest(sum: f32, a: &[f16], b: &[f32]) -> f32 {
         total += f64::from(a.to_f32() * b);
     }
     total as f32
+}
+
+fn dot_i8(y: &mut [f64], w: &[i8], x: &ShadowVector) {
+    for (y, w) in y.iter_mut().zip(w.chunks_exact(x.values.len())) {
+        let dot: i64 = w.iter().zip(&x.values).map(|(&w, &v)| i64::from(w) * i64::from(v)).sum();
+        *y = dot as f64;
+    }
 }
 
 fn gemv_f16(y: &mut [f32], w: &[f16], x: &[f32]) {

@@ -181,6 +181,15 @@ impl Matrix {
         dense::dequantize_row(ty, &self.bytes()[r * self.row_bytes()..][..self.row_bytes()], out);
     }
 
+    /// Output `r` of the product of an F16 matrix with `x`: values an f16 can hold.
+    ///
+    /// # Panics
+    /// If the matrix is not F16.
+    pub fn logit(&self, kernels: &Kernels, r: usize, x: &[f32], y: &mut f32) {
+        assert!(self.format == Format::F16, "{} is not F16", self.name());
+        kernels.gemv_f16(std::slice::from_mut(y), &self.halves()[r * self.cols..][..self.cols], x);
+    }
+
     /// Rows `first..first + y.len()` of `W x`, for the only token of `x`.
     #[trace_timing(matrix, tensor = self.name(), rows = y.values.len(), bytes = self.row_bytes() * y.values.len())]
     fn multiply_vector(&self, kernels: &Kernels, y: Piece<'_>, x: &Operand) {

@@ -4,21 +4,26 @@
 //! - [`weights`]: tensor names to fields, every shape checked once
 //! - [`matrix`]: one weight matrix and its product
 //! - [`operand`]: activations made ready for it
+//! - [`head`]: the largest logits from fewer bytes
 
 pub mod config;
+pub mod head;
 pub mod matrix;
 pub mod operand;
 pub mod weights;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use config::{Activation, Arch, Config};
+pub use head::Screen;
+pub use matrix::Matrix;
 pub use weights::Weights;
 
 use crate::error::Result;
 use crate::gguf::{Access, Gguf};
 use crate::kernels::{Isa, Kernels};
+use crate::team::Team;
 
 /// How a model is loaded.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +41,7 @@ pub struct Model {
     kernels: &'static Kernels,
     config: Config,
     weights: Weights,
+    screen: OnceLock<Option<Screen>>,
 }
 
 impl Model {
@@ -56,7 +62,7 @@ impl Model {
         let gguf = Arc::new(gguf);
         let mut config = Config::from_gguf(&gguf)?;
         let weights = Weights::from_gguf(&gguf, kernels, &mut config)?;
-        Ok(Model { gguf, kernels, config, weights })
+        Ok(Model { gguf, kernels, config, weights, screen: OnceLock::new() })
     }
 
     /// The open file.
@@ -82,4 +88,27 @@ impl Model {
     pub fn weights(&self) -> &Weights {
         &self.weights
     }
+
+    /// The screen of the output head, made by the first session that wants one; `None` if this head has none.
+    pub fn screen(&self, team: &Team) -> Option<&Screen> {
+        self.screen.get_or_init(|| Screen::new(self.weights.head(), team, self.kernels)).as_ref()
+    }
+
+    /// Bytes of weights one decode step reads. With the screened head, that of the screen if one was made: the few
+    /// rows evaluated after it are not counted.
+    #[must_use]
+    pub fn decode_bytes(&self, head: Logits) -> u64 {
+        let layers: u64 = self.weights.layers.iter().flat_map(|l| l.matrices()).map(Matrix::n_bytes).sum();
+        let screen = if head == Logits::All { None } else { self.screen.get().and_then(Option::as_ref) };
+        layers + screen.map_or_else(|| self.weights.head().n_bytes(), |s| s.n_bytes() as u64)
+    }
+}
+
+/// Which logits a step computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logits {
+    /// Every one.
+    All,
+    /// The so many largest, and ties with the last of them; any other may be minus infinity.
+    Top(usize),
 }

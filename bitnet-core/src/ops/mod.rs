@@ -9,4 +9,5 @@ pub mod dot32;
 pub mod exp;
 pub mod rms_norm;
 pub mod rope;
+pub mod screen;
 pub mod softmax;

@@ -6,6 +6,7 @@
 
 use crate::TokenId;
 use crate::error::{Error, Result};
+use crate::model::Logits;
 
 /// More tokens than any context holds; the history is allocated once.
 const MAX_REPEAT_LAST_N: usize = 1 << 20;
@@ -132,6 +133,17 @@ impl Sampler {
     #[must_use]
     pub fn is_greedy(&self) -> bool {
         self.options.temperature == 0.0
+    }
+
+    /// The logits a choice depends on: few, when only the largest can win and no penalty reorders them.
+    #[must_use]
+    pub fn wanted(&self) -> Logits {
+        match self.options {
+            SamplerOptions { repeat_penalty, .. } if repeat_penalty != 1.0 => Logits::All,
+            _ if self.is_greedy() => Logits::Top(1),
+            SamplerOptions { top_k: 0, .. } => Logits::All,
+            SamplerOptions { top_k, .. } => Logits::Top(top_k),
+        }
     }
 
     /// Back to the state after `new`.

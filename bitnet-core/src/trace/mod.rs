@@ -48,7 +48,7 @@ pub use span::{Field, Site, Span, Value};
 pub use switches::{detail_on, finish, init, parity_on, phase_on, profile, quant_on, record_to};
 
 #[cfg(not(feature = "instrument"))]
-pub use notice::{finish, init, profile, record_to, report};
+pub use notice::{finish, init, parity_on, profile, record_to, report};
 
 use std::time::Duration;
 

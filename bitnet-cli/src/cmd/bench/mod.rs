@@ -14,13 +14,12 @@ use std::time::{Duration, Instant};
 
 use bitnet_core::session::DEFAULT_BATCH;
 use bitnet_core::synth::SynthOptions;
-use bitnet_core::{Model, Session, SessionOptions, TokenId};
+use bitnet_core::{Logits, Model, Session, SessionOptions, TokenId};
 use serde_json::{Value, json};
 
 use self::row::{Row, Subject, Test};
 use super::load::{load_model, session_options};
 use super::synth;
-use super::traffic::bytes_per_token;
 use crate::args::{BenchArgs, Source};
 use crate::exit::Failure;
 use crate::interrupt;
@@ -36,18 +35,20 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     // Hashing reads the whole file: a model that comes from a disk is in memory before the first sample.
     let identity = receipt.is_some().then(|| file_identity(&file.path)).transpose()?;
     let model = load_model(&file.path, &args.model)?;
-    let subject = Subject {
+    let mut subject = Subject {
         model: file.name.clone(),
         model_bytes: model.gguf().file_len(),
         isa: model.kernels().isa().name().to_owned(),
         n_batch: args.model.n_batch.unwrap_or(DEFAULT_BATCH),
         cpu: cpu_model(),
-        bytes_per_token: bytes_per_token(model.gguf()),
+        head: if args.head == Logits::All { "full" } else { "screened" },
+        bytes_per_token: 0,
     };
     drop(file);
 
     let mut rows = plan(&model, args)?;
     let complete = measure(&model, args, &mut rows)?;
+    subject.bytes_per_token = model.decode_bytes(args.head);
     rows.retain(|row| !row.samples.is_empty());
     if !rows.is_empty() {
         Output::stdout().all(&print::print(args.format, &rows, &subject))?;
@@ -106,7 +107,7 @@ fn measure(model: &Model, args: &BenchArgs, rows: &mut [Row]) -> Result<bool, Fa
     for repetition in 0..=args.repetitions {
         for row in rows.iter_mut() {
             let session = sessions.get_mut(&row.n_threads).expect("a session for each thread count");
-            let Some(time) = sample(session, row, &tokens)? else { return Ok(false) };
+            let Some(time) = sample(session, row, args.head, &tokens)? else { return Ok(false) };
             if repetition > 0 {
                 row.samples.push(time);
             }
@@ -120,26 +121,30 @@ fn measure(model: &Model, args: &BenchArgs, rows: &mut [Row]) -> Result<bool, Fa
 }
 
 /// One sample; `None` if Ctrl-C came.
-fn sample(session: &mut Session<'_>, row: &Row, tokens: &[TokenId]) -> Result<Option<Duration>, Failure> {
+fn sample(
+    session: &mut Session<'_>,
+    row: &Row,
+    head: Logits,
+    tokens: &[TokenId],
+) -> Result<Option<Duration>, Failure> {
     let go_on = || !interrupt::pressed();
     session.clear();
     let (depth, test) = tokens[..row.n_ctx()].split_at(row.depth);
-    if !depth.is_empty() && !session.prefill_while(depth, go_on)? {
+    if !depth.is_empty() && !session.prefill_while(depth, head, go_on)? {
         return Ok(None);
     }
     let start = Instant::now();
     match row.test {
         Test::Prefill(_) => {
-            if !session.prefill_while(test, go_on)? {
+            if !session.prefill_while(test, head, go_on)? {
                 return Ok(None);
             }
         }
         Test::Decode(_) => {
             for &token in test {
-                if !go_on() {
+                if !session.prefill_while(&[token], head, go_on)? {
                     return Ok(None);
                 }
-                session.decode(token)?;
             }
         }
     }

@@ -35,6 +35,8 @@ pub(super) struct Subject {
     pub(super) n_batch: usize,
     pub(super) cpu: String,
     /// Bytes of weights that one decode step reads.
+    /// `screened` or `full`.
+    pub(super) head: &'static str,
     pub(super) bytes_per_token: u64,
 }
 
@@ -113,6 +115,7 @@ impl Row {
             "min_ts": speed.min,
             "max_ts": speed.max,
             "isa": subject.isa,
+            "head": subject.head,
             "bytes_per_token": subject.bytes_per_token,
             "gb_per_s": self.gb_per_s(subject),
         })
@@ -150,6 +153,7 @@ pub(super) mod tests {
             isa: "scalar".into(),
             n_batch: 512,
             cpu: "a cpu".into(),
+            head: "screened",
             bytes_per_token: 1_000_000,
         };
         (rows, subject)
