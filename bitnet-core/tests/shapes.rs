@@ -1,0 +1,172 @@
+//! Shapes and types that the golden models lack: every instruction set, batch split and thread count gives the bits of
+//! the scalar engine on one thread, taking all tokens at once.
+#![expect(clippy::unwrap_used, reason = "a test that cannot make its model should stop there")]
+
+use std::path::{Path, PathBuf};
+
+use bitnet_core::gguf::{Access, Gguf, GgufWriter, TensorType};
+use bitnet_core::quant::dense::{DenseType, quantize_row};
+use bitnet_core::synth::{SynthOptions, SynthShape, write_synthetic};
+use bitnet_core::{Isa, LoadOptions, Model, Session, SessionOptions};
+
+/// More positions than attention takes at a time (32), and a multiple of none of the batches below.
+const N_TOKENS: usize = 37;
+const N_VOCAB: usize = 260;
+
+/// A model of one layer, on the disk for as long as the folder is.
+fn synthesized(folder: &tempfile::TempDir, shape: SynthShape, arch: &str) -> PathBuf {
+    let path = folder.path().join("model.gguf");
+    let mut options = SynthOptions::new(shape);
+    options.arch = arch.into();
+    (options.n_layer, options.n_vocab, options.n_ctx) = (Some(1), Some(N_VOCAB), Some(64));
+    write_synthetic(&path, &options, &mut |_, _| {}).unwrap();
+    path
+}
+
+/// The same model with matrix `name` stored as `ty`.
+fn with_dense(folder: &tempfile::TempDir, model: &Path, name: &str, ty: DenseType) -> PathBuf {
+    let source = Gguf::open(model, Access::Map).unwrap();
+    assert!(source.tensor(name).is_some(), "no tensor {name} to replace");
+    let mut writer = GgufWriter::new();
+    for (key, value) in source.metadata().iter() {
+        writer.set(key, value).unwrap();
+    }
+    let new = TensorType::ALL.iter().copied().find(|t| t.name() == ty.name()).unwrap();
+    for info in source.tensors() {
+        writer.declare(&info.name, if info.name == name { new } else { info.ty }, &info.shape).unwrap();
+    }
+    let path = folder.path().join("dense.gguf");
+    writer
+        .write_file(&path, |out| {
+            source.tensors().iter().try_for_each(|info| match info.name == name {
+                true => out.tensor(name, &made_up(ty, info.shape.iter().product())),
+                false => out.tensor(&info.name, source.bytes_of(info).unwrap()),
+            })
+        })
+        .unwrap();
+    path
+}
+
+/// The bytes of `n` weights of no particular meaning.
+fn made_up(ty: DenseType, n: usize) -> Vec<u8> {
+    let mut state = 1u32;
+    let mut random = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state >> 8
+    };
+    let mut bytes = vec![0; ty.row_bytes(n).unwrap()];
+    if ty.can_quantize() {
+        let weights: Vec<f32> = (0..n).map(|_| random() as f32 / (1 << 24) as f32 - 0.5).collect();
+        quantize_row(ty, &weights, &mut bytes).unwrap();
+        return bytes;
+    }
+    // Where a block has its half-precision numbers; the rest of it may hold anything.
+    let halves: &[usize] = match ty {
+        DenseType::Q4_0 => &[0],
+        DenseType::Q4_K => &[0, 2],
+        other => panic!("{other} is not one of those below"),
+    };
+    for block in bytes.chunks_exact_mut(ty.block_bytes()) {
+        block.fill_with(|| random() as u8);
+        halves.iter().for_each(|&at| block[at..at + 2].copy_from_slice(&[0, 0x1c])); // 2^-8
+    }
+    bytes
+}
+
+/// Logits of every position, `[N_TOKENS, N_VOCAB]`.
+fn logits(model: &Model, n_threads: usize, n_batch: usize) -> Vec<f32> {
+    let options =
+        SessionOptions { n_threads: Some(n_threads), n_batch: Some(n_batch), ..SessionOptions::default() };
+    let mut session = Session::new(model, &options).unwrap();
+    let tokens: Vec<u32> = (0..N_TOKENS as u32).map(|i| (i * 89 + 7) % N_VOCAB as u32).collect();
+    let mut all = Vec::with_capacity(N_TOKENS * N_VOCAB);
+    session.score(&tokens, |_, row| all.extend_from_slice(row)).unwrap();
+    all
+}
+
+fn load(path: &Path, isa: Isa) -> Model {
+    Model::load(path, &LoadOptions { isa: Some(isa), ..LoadOptions::default() }).unwrap()
+}
+
+/// Equal bits for every instruction set, and for `splits` of threads and batches.
+#[track_caller]
+fn check(path: &Path, splits: &[(usize, usize)]) {
+    let expected = logits(&load(path, Isa::Scalar), 1, N_TOKENS);
+    let (first, last) = (&expected[..N_VOCAB], &expected[expected.len() - N_VOCAB..]);
+    assert!(expected.iter().all(|v| v.is_finite()) && first != last, "logits that say nothing prove nothing");
+    for isa in Isa::available() {
+        let model = load(path, isa);
+        for &(n_threads, n_batch) in splits {
+            let got = logits(&model, n_threads, n_batch);
+            for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                assert!(
+                    got.to_bits() == expected.to_bits(),
+                    "{isa}, {n_threads} threads, batches of {n_batch}: position {}, token {}: {got} is not {expected}",
+                    i / N_VOCAB,
+                    i % N_VOCAB
+                );
+            }
+            assert_eq!(got.len(), expected.len());
+        }
+    }
+}
+
+const SPLITS: &[(usize, usize)] = &[(1, 1), (1, 7), (2, 1), (2, 32), (3, 5), (3, N_TOKENS)];
+/// One token at a time, and odd batches.
+const FEW: &[(usize, usize)] = &[(3, 1), (2, 7)];
+
+#[test]
+fn heads_of_100_and_rows_of_3200() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = synthesized(&folder, SynthShape::Hd100, "bitnet-b1.58");
+    check(&model, FEW); // 53 million weights are many for a definition that takes them one at a time
+}
+
+#[test]
+fn one_head_of_96_for_all_queries_and_rows_of_384() {
+    let folder = tempfile::tempdir().unwrap();
+    for arch in ["bitnet-b1.58", "bitnet-25", "bitnet", "llama"] {
+        check(&synthesized(&folder, SynthShape::Hd96, arch), SPLITS);
+    }
+}
+
+#[test]
+fn embeddings_of_every_dense_type_this_engine_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = synthesized(&folder, SynthShape::Tiny, "bitnet-b1.58");
+    for ty in DENSE {
+        check(&with_dense(&folder, &model, "token_embd.weight", ty), FEW);
+    }
+}
+
+#[test]
+fn a_dense_matrix_among_ternary_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = synthesized(&folder, SynthShape::Tiny, "bitnet-b1.58");
+    for ty in DENSE {
+        // One that shares its activations with ternary matrices, and one that reads its own.
+        for name in ["blk.0.attn_k.weight", "blk.0.ffn_down.weight"] {
+            check(&with_dense(&folder, &model, name, ty), FEW);
+        }
+    }
+}
+
+#[test]
+fn a_head_of_its_own_in_another_type_than_the_embeddings() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = synthesized(&folder, SynthShape::Hd96, "llama");
+    for ty in [DenseType::F32, DenseType::Q8_0, DenseType::Q4_0] {
+        check(&with_dense(&folder, &model, "output.weight", ty), SPLITS);
+    }
+}
+
+/// What a matrix may be besides ternary.
+const DENSE: [DenseType; 7] = [
+    DenseType::F32,
+    DenseType::F16,
+    DenseType::BF16,
+    DenseType::Q8_0,
+    DenseType::Q4_0,
+    DenseType::Q4_K,
+    DenseType::Q6_K,
+];
