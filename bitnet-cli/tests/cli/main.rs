@@ -4,9 +4,13 @@ mod misuse;
 mod support;
 
 #[cfg(feature = "full-cli")]
+mod bad_config;
+#[cfg(feature = "full-cli")]
 mod bad_models;
 #[cfg(feature = "full-cli")]
 mod bench;
+#[cfg(feature = "full-cli")]
+mod hostile;
 #[cfg(feature = "full-cli")]
 mod inspect;
 #[cfg(feature = "full-cli")]
