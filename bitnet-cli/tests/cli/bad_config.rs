@@ -205,6 +205,16 @@ fn a_scale_that_is_no_number_names_its_tensor() {
 }
 
 #[test]
+fn a_code_that_is_no_weight_names_its_tensor() {
+    let spoilt = Spoilt::new();
+    let path = spoilt.with_bytes("blk.0.attn_v.weight", |bytes| bytes[5000] |= 0b1100);
+    assert_eq!(
+        refusal(&path),
+        "tensor blk.0.attn_v.weight: expected codes 0, 1 and 2, found code 3 in byte 5000"
+    );
+}
+
+#[test]
 fn a_vocabulary_that_contradicts_itself_is_named() {
     let spoilt = Spoilt::new();
     let n_tokens = spoilt.source.metadata().strings("tokenizer.ggml.tokens").unwrap().unwrap().len();

@@ -67,8 +67,8 @@ impl Matrix {
     /// The matrix in tensor `name`, whose shape must be `[rows, cols]`.
     ///
     /// # Errors
-    /// If the tensor is missing, has another shape or a type this engine does not multiply, or a ternary scale
-    /// that is no number.
+    /// If the tensor is missing, has another shape or a type this engine does not multiply, a ternary scale that is
+    /// no number, or a code that is no ternary weight.
     pub fn new(gguf: &Arc<Gguf>, kernels: &Kernels, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
         let tensor = super::weights::tensor(gguf, name, &[rows, cols])?;
         let bad = |expected: &str, found: String| Error::Malformed {
@@ -82,10 +82,13 @@ impl Matrix {
                 let flavour = Flavour::of(cols).ok_or_else(|| {
                     bad("I2_S rows of a multiple of 128 weights", format!("rows of {cols}"))
                 })?;
-                let (_, scale) = i2s::split_tensor(tensor.bytes, rows * cols)
+                let (codes, scale) = i2s::split_tensor(tensor.bytes, rows * cols)
                     .ok_or_else(|| bad("codes and a scale", format!("{} bytes", tensor.bytes.len())))?;
                 if !scale.is_finite() {
                     return Err(bad("a finite scale after the codes", scale.to_string()));
+                }
+                if let Some(at) = i2s::find_code_3(codes) {
+                    return Err(bad("codes 0, 1 and 2", format!("code 3 in byte {at}")));
                 }
                 Format::Ternary { flavour, scale }
             }

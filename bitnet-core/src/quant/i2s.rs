@@ -175,7 +175,13 @@ pub fn split_tensor(bytes: &[u8], n_weights: usize) -> Option<(&[u8], f32)> {
 /// Index of the first byte that holds the invalid code 3.
 #[must_use]
 pub fn find_code_3(codes: &[u8]) -> Option<usize> {
-    codes.iter().position(|&b| b & (b >> 1) & 0x55 != 0)
+    let holds_3 = |b: u8| b & (b >> 1) & 0x55;
+    // Whole pieces first, without a branch for each byte: sound tensors are searched as fast as memory is read.
+    const PIECE: usize = 4096;
+    let piece =
+        codes.chunks(PIECE).position(|piece| piece.iter().fold(0, |any, &b| any | holds_3(b)) != 0)?;
+    let start = piece * PIECE;
+    Some(start + codes[start..].iter().position(|&b| holds_3(b) != 0)?)
 }
 
 #[cfg(test)]
@@ -213,11 +219,12 @@ mod tests {
 
     #[test]
     fn code_3_is_found_wherever_it_hides() {
-        for shift in [0, 2, 4, 6] {
-            let mut codes = pack(&[1; 256]);
+        for (shift, at) in [(0, 41), (2, 4095), (4, 4096), (6, 9000)] {
+            let mut codes = pack(&[1; 36_096]);
             assert_eq!(find_code_3(&codes), None);
-            codes[41] |= 3 << shift;
-            assert_eq!(find_code_3(&codes), Some(41));
+            codes[at] |= 3 << shift;
+            codes[9001] |= 3;
+            assert_eq!(find_code_3(&codes), Some(at));
         }
     }
 
