@@ -4,6 +4,8 @@
 //! there are. A [`Team`] of one runs everything on the caller's thread.
 
 use crate::error::{Error, Result};
+#[cfg(feature = "cpu")]
+use crate::trace::trace_timing;
 
 /// A fixed number of threads that work together on one step.
 #[derive(Debug)]
@@ -77,7 +79,7 @@ impl Team {
     pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         #[cfg(feature = "cpu")]
         if let Some(pool) = &self.pool {
-            return pool.install(work);
+            return wait(pool, work);
         }
         work()
     }
@@ -100,6 +102,13 @@ impl Team {
         }
         items.into_iter().for_each(work);
     }
+}
+
+/// The caller's time here is not its own: others work, and their spans say on what.
+#[cfg(feature = "cpu")]
+#[trace_timing]
+fn wait<R: Send>(pool: &rayon::ThreadPool, work: impl FnOnce() -> R + Send) -> R {
+    pool.install(work)
 }
 
 /// Halves the threads, and every piece in proportion, until one thread is left for each set of pieces.

@@ -218,7 +218,12 @@ impl Matrix {
     }
 
     /// The same rows for every token of `x`.
-    #[trace_timing(matrix, tensor = self.name(), first = first, tokens = y.len())]
+    #[trace_timing(
+        matrix,
+        tensor = self.name(),
+        tokens = y.len(),
+        bytes = y.first().map_or(0, |y| y.len() * self.row_bytes())
+    )]
     fn multiply_strip(&self, kernels: &Kernels, first: usize, y: &mut [&mut [f32]], x: &Operand) {
         let rows = y.first().map_or(0, |y| y.len());
         match self.format {
