@@ -27,6 +27,9 @@ pub(crate) enum Failure {
     Engine(bitnet_core::Error),
     /// Standard output does not take what we have to say.
     Stdout(io::Error),
+    /// Two logs that should match do not. What there was to say has been said, on stdout.
+    #[cfg(feature = "full-cli")]
+    Mismatch,
     /// Ctrl-C. What there was to say has been said.
     Interrupted,
 }
@@ -47,6 +50,8 @@ impl Failure {
             Failure::Engine(e) if e.is_bad_file() => say(&e.to_string(), 3),
             Failure::Engine(e) if e.is_misuse() => say(&e.to_string(), 2),
             Failure::Engine(e) => say(&e.to_string(), 1),
+            #[cfg(feature = "full-cli")]
+            Failure::Mismatch => ExitCode::from(4),
             Failure::Interrupted => ExitCode::from(INTERRUPTED),
         }
     }

@@ -52,6 +52,10 @@ fn obey(command: Command) -> Result<(), Failure> {
         #[cfg(feature = "full-cli")]
         Command::Bench(args) => cmd::bench::bench(&args),
         #[cfg(feature = "full-cli")]
+        Command::Parity(args) => cmd::parity::parity(&args),
+        #[cfg(feature = "full-cli")]
+        Command::Profile(args) => cmd::profile::profile(&args),
+        #[cfg(feature = "full-cli")]
         Command::Synth(args) => cmd::synth::synth(&args),
     }
 }

@@ -44,7 +44,7 @@ impl Flag {
         Flag { names, takes: Takes::Many }
     }
 
-    fn name(&self) -> &'static str {
+    pub(super) fn name(&self) -> &'static str {
         self.names.last().expect("a flag has a name")
     }
 }
@@ -186,6 +186,19 @@ impl Line {
             [word] if word.is_empty() => Err(Failure::misuse(what, "expected a file name, found nothing")),
             [word] => Ok(Some(PathBuf::from(word))),
             [_, surplus, ..] => Err(leftover(surplus)),
+        }
+    }
+
+    /// Two words or none: the files a verb compares.
+    #[cfg(feature = "full-cli")]
+    pub(super) fn two_words(&self, what: &str) -> Result<Option<[PathBuf; 2]>, Failure> {
+        match &*self.words {
+            words if words.iter().any(|word| word.is_empty()) => {
+                Err(Failure::misuse(what, "expected a file name, found nothing"))
+            }
+            [] | [_] => Ok(None),
+            [a, b] => Ok(Some([PathBuf::from(a), PathBuf::from(b)])),
+            [_, _, surplus, ..] => Err(leftover(surplus)),
         }
     }
 

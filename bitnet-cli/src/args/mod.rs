@@ -11,6 +11,10 @@ mod bench;
 #[cfg(feature = "full-cli")]
 mod inspect;
 #[cfg(feature = "full-cli")]
+mod parity;
+#[cfg(feature = "full-cli")]
+mod profile;
+#[cfg(feature = "full-cli")]
 mod synth;
 
 use std::ffi::OsString;
@@ -25,6 +29,10 @@ pub(crate) use run::{Prompt, RunArgs, Sampling};
 pub(crate) use bench::{BenchArgs, Format, Source};
 #[cfg(feature = "full-cli")]
 pub(crate) use inspect::InspectArgs;
+#[cfg(feature = "full-cli")]
+pub(crate) use parity::{CompareArgs, ParityArgs, RecordArgs, Source as LogSource};
+#[cfg(feature = "full-cli")]
+pub(crate) use profile::ProfileArgs;
 #[cfg(feature = "full-cli")]
 pub(crate) use synth::SynthArgs;
 
@@ -41,6 +49,12 @@ pub(crate) enum Command {
     /// Measure speed.
     #[cfg(feature = "full-cli")]
     Bench(BenchArgs),
+    /// Compare two runs' logits, or record them.
+    #[cfg(feature = "full-cli")]
+    Parity(ParityArgs),
+    /// Say where a run's time goes.
+    #[cfg(feature = "full-cli")]
+    Profile(Box<ProfileArgs>),
     /// Write a synthetic model.
     #[cfg(feature = "full-cli")]
     Synth(SynthArgs),
@@ -64,6 +78,10 @@ const VERBS: &[Verb] = &[
     inspect::VERB,
     #[cfg(feature = "full-cli")]
     bench::VERB,
+    #[cfg(feature = "full-cli")]
+    parity::VERB,
+    #[cfg(feature = "full-cli")]
+    profile::VERB,
     #[cfg(feature = "full-cli")]
     synth::VERB,
 ];

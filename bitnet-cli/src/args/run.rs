@@ -152,7 +152,8 @@ fn parse(line: &Line) -> Result<Command, Failure> {
     Ok(Command::Run(Box::new(args)))
 }
 
-fn prompt(line: &Line) -> Result<Prompt, Failure> {
+/// What to continue, for every verb that continues something.
+pub(super) fn prompt(line: &Line) -> Result<Prompt, Failure> {
     if let Some(ids) = line.numbers("--tokens", 0..=u32::MAX)? {
         return Ok(Prompt::Tokens(ids));
     }

@@ -10,6 +10,10 @@ pub(crate) mod bench;
 #[cfg(feature = "full-cli")]
 pub(crate) mod inspect;
 #[cfg(feature = "full-cli")]
+pub(crate) mod parity;
+#[cfg(feature = "full-cli")]
+pub(crate) mod profile;
+#[cfg(feature = "full-cli")]
 pub(crate) mod synth;
 #[cfg(feature = "full-cli")]
 mod traffic;
