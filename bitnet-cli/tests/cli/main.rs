@@ -11,8 +11,15 @@ mod bad_models;
 mod bench;
 #[cfg(feature = "full-cli")]
 mod hostile;
+mod golden;
 #[cfg(feature = "full-cli")]
 mod inspect;
+#[cfg(feature = "full-cli")]
+mod instrument;
+#[cfg(feature = "full-cli")]
+mod parity;
+#[cfg(feature = "full-cli")]
+mod profile;
 #[cfg(feature = "full-cli")]
 mod run;
 #[cfg(feature = "full-cli")]

@@ -74,6 +74,11 @@ fn misuse_of_the_other_verbs_exits_2_too() {
         ("bench -m a -p 0 -n 0", "--n-prompt and --n-gen: all are 0"),
         ("bench -m a -o xml", "-o xml: expected one of md, json, csv, jsonl"),
         ("bench -m a -t 1,0", "-t 0: expected a number from 1 to "),
+        ("parity a.log", "parity: expected two logs"),
+        ("parity a.log b.log -m c.gguf", "--model: belongs to a recording"),
+        ("parity --record a.log -m c.gguf", "--prompt: expected a text to continue"),
+        ("profile -m a", "--prompt: expected a text to continue"),
+        ("profile --tokens 1", "--model: expected a GGUF file"),
         ("bench -m a --receipt no/such/folder/r.json", "--receipt no/such/folder/r.json: its folder"),
     ] {
         let ran = words(line);
