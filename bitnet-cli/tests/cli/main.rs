@@ -1,4 +1,5 @@
 //! The binary as a user meets it: stdout, stderr, exit code.
+#![allow(clippy::unwrap_used, reason = "a test that cannot read its own output should stop there")]
 
 mod misuse;
 mod support;
@@ -10,8 +11,9 @@ mod bad_models;
 #[cfg(feature = "full-cli")]
 mod bench;
 #[cfg(feature = "full-cli")]
-mod hostile;
 mod golden;
+#[cfg(feature = "full-cli")]
+mod hostile;
 #[cfg(feature = "full-cli")]
 mod inspect;
 #[cfg(feature = "full-cli")]
