@@ -4,7 +4,7 @@
 # shellcheck disable=SC2034  # most of its variables are for the scripts that source it
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-RECEIPTS=$ROOT/receipts
+RECEIPTS=${BITNET_RECEIPTS:-$ROOT/receipts} # .ci/run has its own, so that the committed ones stay as they are
 PLAIN=$ROOT/target-plain/release/bitnet
 INSTRUMENT=$ROOT/target-instrument/release/bitnet
 
@@ -183,5 +183,5 @@ write_receipt() {
     mkdir -p "$RECEIPTS"
     cat >"$RECEIPTS/.$1.part"
     mv "$RECEIPTS/.$1.part" "$RECEIPTS/$1"
-    say "wrote receipts/$1"
+    say "wrote $(shown "$RECEIPTS/$1")"
 }
