@@ -23,6 +23,8 @@ mod avx512;
 #[cfg(test)]
 mod battery;
 mod isa;
+#[cfg(all(feature = "cpu", target_arch = "aarch64"))]
+mod neon;
 mod scalar;
 mod tiles;
 
@@ -141,6 +143,8 @@ impl Kernels {
     pub fn ternary_name(&self) -> &'static str {
         match self.isa {
             Isa::Avx512 => "avx512vnni",
+            #[cfg(all(feature = "cpu", target_arch = "aarch64"))]
+            Isa::Neon => neon::ternary_name(self),
             isa => isa.name(),
         }
     }

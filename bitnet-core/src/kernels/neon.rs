@@ -1,0 +1,471 @@
+//! NEON: 16 packed bytes, or four f32 values, at a time. Two tables that differ in the ternary products.
+//!
+//! Codes 0..=2 are multiplied as signed bytes, and `sum(q)` is subtracted once at the end. [`dot`] has `sdot`, which
+//! adds four products to each i32 lane. [`plain`] adds products in i16 lanes and moves them to i32 lanes before they
+//! can overflow. The float kernels keep their 32 lanes in eight registers; `v0..v3` of the canonical order are
+//! pairs of them.
+#![expect(
+    unsafe_code,
+    reason = "loads and stores through pointers taken from slices of checked length, and instructions without a \
+              stable intrinsic"
+)]
+
+use std::arch::{aarch64::*, asm, is_aarch64_feature_detected};
+
+use half::f16;
+
+use super::{ActTiles, Kernels, elementwise, scalar, tiles::Tile};
+use crate::quant::act::ActScale;
+use crate::quant::i2s::{self, Ternary};
+use crate::trace::trace_timing;
+
+/// The better table of the two that this CPU has every feature of.
+pub(super) fn table() -> Option<&'static Kernels> {
+    if !is_aarch64_feature_detected!("neon") {
+        return None;
+    }
+    Some(if is_aarch64_feature_detected!("dotprod") { &dot::KERNELS } else { &plain::KERNELS })
+}
+
+/// The name of the ternary products of `kernels`.
+pub(super) fn ternary_name(kernels: &Kernels) -> &'static str {
+    if std::ptr::eq(kernels, &raw const dot::KERNELS) { "neondot" } else { "neon" }
+}
+
+elementwise!("neon");
+
+// -------------------------------------------------------------------------------------------- ternary products
+
+/// Rows that share one load of the activations.
+const GEMV_ROWS: usize = 4;
+/// Rows of a panel: four registers of 4 sums.
+const PANEL: usize = 16;
+
+/// One table, and all of its ternary products but the two loops that multiply.
+macro_rules! ternary_products {
+    ($feature:literal, tile: $tile:literal [$($n:literal)*], $gemv:ident, $gemm:ident) => {
+        pub(super) static KERNELS: Kernels = Kernels {
+            isa: crate::kernels::Isa::Neon,
+            tile: $tile,
+            rms_norm,
+            quantize,
+            softmax,
+            relu2_mul,
+            silu_mul,
+            add,
+            rotate,
+            gemv_f32,
+            gemv_i2s,
+            gemm_i2s,
+            gemv_f16,
+            attn_scores,
+            attn_mix,
+        };
+
+        #[trace_timing($gemv)]
+        #[target_feature(enable = $feature)]
+        fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
+            let row_bytes = w.row_bytes();
+            let (groups, rest) = y.as_chunks_mut::<GEMV_ROWS>();
+            let rest_first = groups.len() * GEMV_ROWS;
+            for (y, rows) in groups.iter_mut().zip(w.bytes().chunks_exact(GEMV_ROWS * row_bytes)) {
+                let dots = dot_rows::<GEMV_ROWS>(rows, row_bytes, q);
+                for i in 0..GEMV_ROWS {
+                    y[i] = scalar::rescale(dots[i] - a.sum, a.s, scale);
+                }
+            }
+            for (i, y) in rest.iter_mut().enumerate() {
+                let [dot] = dot_rows::<1>(w.row(rest_first + i), row_bytes, q);
+                *y = scalar::rescale(dot - a.sum, a.s, scale);
+            }
+        }
+
+        /// `sum(code * q)` of `R` consecutive packed rows. Each row has a sum for each half of a block.
+        #[inline]
+        #[target_feature(enable = $feature)]
+        fn dot_rows<const R: usize>(rows: &[u8], row_bytes: usize, q: &[i8]) -> [i32; R] {
+            let mut acc = [[vdupq_n_s32(0); 2]; R];
+            for (i, q) in q.as_chunks::<{ i2s::BLOCK }>().0.iter().enumerate() {
+                for half in 0..2 {
+                    let q = load_groups(q, 16 * half);
+                    for r in 0..R {
+                        let at = r * row_bytes + i * i2s::BLOCK_BYTES + 16 * half;
+                        acc[r][half] = dot_codes(acc[r][half], unpack(load_u8(&rows[at..])), q);
+                    }
+                }
+            }
+            let mut out = [0; R];
+            for r in 0..R {
+                out[r] = vaddvq_s32(vaddq_s32(acc[r][0], acc[r][1]));
+            }
+            out
+        }
+
+        /// As in the AVX-512 kernel: a panel of rows is unpacked once, four columns of 4 rows in a register, then
+        /// every tile of tokens runs through it with a broadcast activation.
+        #[trace_timing($gemm)]
+        #[target_feature(enable = $feature)]
+        fn gemm_i2s(y: &mut [&mut [f32]], w: Ternary<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Vec<u8>) {
+            panel.resize(PANEL * w.cols(), 0);
+            for first in (0..w.rows()).step_by(PANEL) {
+                let n_rows = PANEL.min(w.rows() - first);
+                unpack_panel(panel, w.slice(first, n_rows));
+                for tile in x.tiles() {
+                    let y = &mut y[tile.first..][..tile.scales.len()];
+                    match tile.scales.len() {
+                        $($n => store_tile(y, first, n_rows, gemm_tile::<$n>(panel, tile.q), tile, scale),)*
+                        n => unreachable!("a tile of {n} tokens"),
+                    }
+                }
+            }
+        }
+    };
+}
+
+/// Ternary products with the dot product instructions.
+mod dot {
+    use super::*;
+
+    // 24 sums, four registers of weights, and the rest for activations.
+    ternary_products!("neon,dotprod", tile: 6 [6 5 4 3 2 1], neondot_gemv_i2s, neondot_gemm_i2s);
+
+    /// Adds the products of 64 codes with their four groups of activations.
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    fn dot_codes(acc: int32x4_t, codes: [int8x16_t; 4], q: [int8x16_t; 4]) -> int32x4_t {
+        let acc = sdot(sdot(acc, codes[0], q[0]), codes[1], q[1]);
+        sdot(sdot(acc, codes[2], q[2]), codes[3], q[3])
+    }
+
+    /// `sum(code * q)` of the 16 rows of a panel with each of `T` tokens.
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    fn gemm_tile<const T: usize>(panel: &[u8], q: &[i8]) -> [[int32x4_t; 4]; T] {
+        let mut acc = [[vdupq_n_s32(0); 4]; T];
+        let (weights, _) = panel.as_chunks::<{ 4 * PANEL }>();
+        let (quads, _) = q.as_chunks::<4>();
+        for (w, q) in weights.iter().zip(quads.chunks_exact(T)) {
+            let w = [load_i8(&w[..16]), load_i8(&w[16..]), load_i8(&w[32..]), load_i8(&w[48..])];
+            for t in 0..T {
+                let q = broadcast(q[t]);
+                for i in 0..4 {
+                    acc[t][i] = sdot(acc[t][i], w[i], q);
+                }
+            }
+        }
+        acc
+    }
+
+    /// Adds four neighbouring products of bytes to each lane.
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    fn sdot(acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+        let mut sum = acc;
+        // SAFETY: reads and writes the named registers only; this function is compiled for CPUs that have it.
+        unsafe {
+            asm!(
+                "sdot {sum:v}.4s, {a:v}.16b, {b:v}.16b",
+                sum = inout(vreg) sum,
+                a = in(vreg) a,
+                b = in(vreg) b,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        sum
+    }
+}
+
+/// Ternary products of the first generation of 64-bit ARM.
+mod plain {
+    use super::*;
+
+    // Half a panel at a time: 16 registers of i16 sums, 8 of i32 sums, two of weights, and one activation.
+    ternary_products!("neon", tile: 4 [4 3 2 1], neon_gemv_i2s, neon_gemm_i2s);
+
+    /// Adds the products of 64 codes with their four groups of activations.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn dot_codes(acc: int32x4_t, codes: [int8x16_t; 4], q: [int8x16_t; 4]) -> int32x4_t {
+        let mut products = vdupq_n_s16(0); // 8 of at most 2 * 128 to each lane
+        for g in 0..4 {
+            products = vmlal_s8(products, vget_low_s8(codes[g]), vget_low_s8(q[g]));
+            products = vmlal_high_s8(products, codes[g], q[g]);
+        }
+        vpadalq_s16(acc, products)
+    }
+
+    /// `sum(code * q)` of the 16 rows of a panel with each of `T` tokens.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn gemm_tile<const T: usize>(panel: &[u8], q: &[i8]) -> [[int32x4_t; 4]; T] {
+        // 32 steps of at most 2 * 128 each, two lanes joined, are 2^14; one block of 128 columns is 32 steps.
+        const STEPS: usize = i2s::BLOCK / 4;
+        let mut sums = [[vdupq_n_s32(0); 4]; T];
+        let (weights, _) = panel.as_chunks::<{ 4 * PANEL }>();
+        let (quads, _) = q.as_chunks::<4>();
+        for half in [0, 2] {
+            for (weights, quads) in weights.chunks_exact(STEPS).zip(quads.chunks_exact(STEPS * T)) {
+                // For each token and each 4 rows, products of rows 0 and 1, and of rows 2 and 3.
+                let mut acc = [[[vdupq_n_s16(0); 2]; 2]; T];
+                for (w, q) in weights.iter().zip(quads.chunks_exact(T)) {
+                    let w = [load_i8(&w[16 * half..]), load_i8(&w[16 * half + 16..])];
+                    for t in 0..T {
+                        let q = broadcast(q[t]);
+                        for i in 0..2 {
+                            acc[t][i][0] = vmlal_s8(acc[t][i][0], vget_low_s8(w[i]), vget_low_s8(q));
+                            acc[t][i][1] = vmlal_high_s8(acc[t][i][1], w[i], q);
+                        }
+                    }
+                }
+                for t in 0..T {
+                    for i in 0..2 {
+                        let rows = vpaddq_s16(acc[t][i][0], acc[t][i][1]);
+                        sums[t][half + i] = vpadalq_s16(sums[t][half + i], rows);
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// The four groups of 16 packed bytes: codes of the first 32 columns, of the next, and so on.
+#[inline]
+#[target_feature(enable = "neon")]
+fn unpack(w: uint8x16_t) -> [int8x16_t; 4] {
+    let two_bits = vdupq_n_u8(3);
+    [
+        vreinterpretq_s8_u8(vshrq_n_u8::<6>(w)),
+        vreinterpretq_s8_u8(vandq_u8(vshrq_n_u8::<4>(w), two_bits)),
+        vreinterpretq_s8_u8(vandq_u8(vshrq_n_u8::<2>(w), two_bits)),
+        vreinterpretq_s8_u8(vandq_u8(w, two_bits)),
+    ]
+}
+
+/// The activations that meet the packed bytes `at..at + 16` of a block.
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_groups(q: &[i8; i2s::BLOCK], at: usize) -> [int8x16_t; 4] {
+    let q: &[u8; i2s::BLOCK] = bytemuck::cast_ref(q);
+    [load_i8(&q[at..]), load_i8(&q[32 + at..]), load_i8(&q[64 + at..]), load_i8(&q[96 + at..])]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_u8(bytes: &[u8]) -> uint8x16_t {
+    let bytes: &[u8; 16] = bytes.first_chunk().expect("16 bytes are left");
+    // SAFETY: 16 readable bytes by type; this load accepts any alignment.
+    unsafe { vld1q_u8(bytes.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_i8(bytes: &[u8]) -> int8x16_t {
+    vreinterpretq_s8_u8(load_u8(bytes))
+}
+
+/// Four activations, four times.
+#[inline]
+#[target_feature(enable = "neon")]
+fn broadcast(q: [i8; 4]) -> int8x16_t {
+    vreinterpretq_s8_s32(vdupq_n_s32(bytemuck::cast(q)))
+}
+
+/// Unpacks up to 16 rows to `[cols / 4, 16, 4]` codes; rows past the last repeat it.
+#[inline]
+#[target_feature(enable = "neon")]
+fn unpack_panel(panel: &mut [u8], w: Ternary<'_>) {
+    let last = w.rows() - 1;
+    let (out, _) = panel.as_chunks_mut::<16>();
+    for block in 0..w.cols() / i2s::BLOCK {
+        for four in 0..4 {
+            for half in 0..2 {
+                let at = i2s::BLOCK_BYTES * block + 16 * half;
+                let mut rows = [vdupq_n_u8(0); 4];
+                for r in 0..4 {
+                    rows[r] = load_u8(&w.row((4 * four + r).min(last))[at..]);
+                }
+                // Register d holds, for each of 4 rows, bytes 4d..4d+4 of this half of the block.
+                for (d, bytes) in transpose_4x4(rows).into_iter().enumerate() {
+                    for (g, codes) in unpack(bytes).into_iter().enumerate() {
+                        let out = &mut out[4 * (32 * block + 8 * g + 4 * half + d) + four];
+                        // SAFETY: 16 writable bytes by type; this store accepts any alignment.
+                        unsafe { vst1q_u8(out.as_mut_ptr(), vreinterpretq_u8_s8(codes)) };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Transposes a 4 x 4 matrix of groups of four bytes: result `d` holds group `d` of every row.
+#[inline]
+#[target_feature(enable = "neon")]
+fn transpose_4x4(rows: [uint8x16_t; 4]) -> [uint8x16_t; 4] {
+    let [a, b, c, d] = rows.map(|row| vreinterpretq_u32_u8(row));
+    let (ab, ab_odd) = (vtrn1q_u32(a, b), vtrn2q_u32(a, b)); // a0 b0 a2 b2, a1 b1 a3 b3
+    let (cd, cd_odd) = (vtrn1q_u32(c, d), vtrn2q_u32(c, d));
+    let first = |x, y| vreinterpretq_u8_u64(vtrn1q_u64(vreinterpretq_u64_u32(x), vreinterpretq_u64_u32(y)));
+    let second = |x, y| vreinterpretq_u8_u64(vtrn2q_u64(vreinterpretq_u64_u32(x), vreinterpretq_u64_u32(y)));
+    [first(ab, cd), first(ab_odd, cd_odd), second(ab, cd), second(ab_odd, cd_odd)]
+}
+
+/// `y[t][first..first + n_rows] = (dots[t] - sum(q)) / s * scale` for the `T` tokens of one tile.
+#[inline]
+#[target_feature(enable = "neon")]
+fn store_tile<const T: usize>(
+    y: &mut [&mut [f32]],
+    first: usize,
+    n_rows: usize,
+    dots: [[int32x4_t; 4]; T],
+    tile: Tile<'_>,
+    scale: f32,
+) {
+    for t in 0..T {
+        let a = tile.scales[t];
+        for (four, y) in y[t][first..][..n_rows].chunks_mut(4).enumerate() {
+            let dot = vsubq_s32(dots[t][four], vdupq_n_s32(a.sum));
+            let out = vmulq_f32(vdivq_f32(vcvtq_f32_s32(dot), vdupq_n_f32(a.s)), vdupq_n_f32(scale));
+            let mut values = [0.0_f32; 4];
+            // SAFETY: 4 writable values by type; this store accepts any alignment.
+            unsafe { vst1q_f32(values.as_mut_ptr(), out) };
+            y.copy_from_slice(&values[..y.len()]);
+        }
+    }
+}
+
+// --------------------------------------------------------------------------------------------- f16 dot products
+
+/// Rows of the head that run side by side: two of them fill sixteen of the 32 registers.
+const HEAD_ROWS: usize = 2;
+
+#[trace_timing(neon_gemv_f16)]
+#[target_feature(enable = "neon")]
+fn gemv_f16(y: &mut [f32], w: &[f16], x: &[f32]) {
+    let cols = x.len();
+    let (groups, rest) = y.as_chunks_mut::<HEAD_ROWS>();
+    let rest_first = groups.len() * HEAD_ROWS;
+    for (y, rows) in groups.iter_mut().zip(w.chunks_exact(HEAD_ROWS * cols)) {
+        *y = dots::<HEAD_ROWS>(rows, x);
+    }
+    for (i, y) in rest.iter_mut().enumerate() {
+        [*y] = dots::<1>(&w[(rest_first + i) * cols..][..cols], x);
+    }
+}
+
+/// The 32-lane dot products of `R` consecutive f16 rows with one vector.
+#[inline]
+#[target_feature(enable = "neon")]
+fn dots<const R: usize>(rows: &[f16], x: &[f32]) -> [f32; R] {
+    let cols = x.len();
+    let mut acc = [[vdupq_n_f32(0.0); 8]; R];
+    let (x_blocks, x_rest) = x.as_chunks::<32>();
+    for (i, x) in x_blocks.iter().enumerate() {
+        for v in 0..4 {
+            let x = [load_f32(&x[8 * v..]), load_f32(&x[8 * v + 4..])];
+            for r in 0..R {
+                let w = load_f16(&rows[r * cols + 32 * i + 8 * v..]);
+                acc[r][2 * v] = vfmaq_f32(acc[r][2 * v], w[0], x[0]);
+                acc[r][2 * v + 1] = vfmaq_f32(acc[r][2 * v + 1], w[1], x[1]);
+            }
+        }
+    }
+    let mut out = [0.0; R];
+    for r in 0..R {
+        out[r] = scalar::dot16_rest(reduce(acc[r]), &rows[r * cols..][..cols][32 * x_blocks.len()..], x_rest);
+    }
+    out
+}
+
+/// 4 f32 values.
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_f32(x: &[f32]) -> float32x4_t {
+    let x: &[f32; 4] = x.first_chunk().expect("4 values are left");
+    // SAFETY: 4 readable values by type; this load accepts any alignment.
+    unsafe { vld1q_f32(x.as_ptr()) }
+}
+
+/// 8 f16 values, widened.
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_f16(v: &[f16]) -> [float32x4_t; 2] {
+    let v: &[f16; 8] = v.first_chunk().expect("8 values are left");
+    // SAFETY: 16 readable bytes by type; this load accepts any alignment.
+    let v = unsafe { vld1q_u16(v.as_ptr().cast()) };
+    let (low, high): (float32x4_t, float32x4_t);
+    // SAFETY: reads and writes the named registers only. It may set a floating point status flag.
+    unsafe { asm!("fcvtl {0:v}.4s, {1:v}.4h", out(vreg) low, in(vreg) v, options(pure, nomem, nostack)) };
+    // SAFETY: as above.
+    unsafe { asm!("fcvtl2 {0:v}.4s, {1:v}.8h", out(vreg) high, in(vreg) v, options(pure, nomem, nostack)) };
+    [low, high]
+}
+
+/// Joins 32 lanes in the canonical order: `(v0 + v2) + (v1 + v3)`, then halves, and neighbours.
+#[inline]
+#[target_feature(enable = "neon")]
+fn reduce(v: [float32x4_t; 8]) -> f32 {
+    let low = vaddq_f32(vaddq_f32(v[0], v[4]), vaddq_f32(v[2], v[6]));
+    let high = vaddq_f32(vaddq_f32(v[1], v[5]), vaddq_f32(v[3], v[7]));
+    let t = vaddq_f32(low, high);
+    vpadds_f32(vget_low_f32(vpaddq_f32(t, t))) // t0 + t1, t2 + t3, and their sum
+}
+
+// ---------------------------------------------------------------------------------------------------- attention
+
+#[trace_timing(neon_attn_scores)]
+#[target_feature(enable = "neon")]
+fn attn_scores(scores: &mut [f32], q: &[f32], k: &[f16], head_dim: usize, scale: f32) {
+    let n_pos = k.len() / head_dim;
+    let n_pad = scores.len() / (q.len() / head_dim);
+    for (row, q) in scores.chunks_exact_mut(n_pad).zip(q.chunks_exact(head_dim)) {
+        let (seen, padding) = row.split_at_mut(n_pos);
+        let (pairs, rest) = seen.as_chunks_mut::<2>();
+        for (scores, k) in pairs.iter_mut().zip(k.chunks_exact(2 * head_dim)) {
+            *scores = dots::<2>(k, q).map(|s| s * scale);
+        }
+        if let [score] = rest {
+            let [s] = dots::<1>(&k[(n_pos - 1) * head_dim..], q);
+            *score = s * scale;
+        }
+        padding.fill(f32::NEG_INFINITY);
+    }
+}
+
+#[trace_timing(neon_attn_mix)]
+#[target_feature(enable = "neon")]
+fn attn_mix(out: &mut [f32], v: &[f16], p: &[f32], head_dim: usize) {
+    let n_pad = v.len() / head_dim;
+    let (mut out, mut p) = (out, p);
+    while out.len() >= 2 * head_dim {
+        let (now, later) = out.split_at_mut(2 * head_dim);
+        mix::<2>(now, v, &p[..2 * n_pad], head_dim);
+        (out, p) = (later, &p[2 * n_pad..]);
+    }
+    for (out, p) in out.chunks_exact_mut(head_dim).zip(p.chunks_exact(n_pad)) {
+        mix::<1>(out, v, p, head_dim);
+    }
+}
+
+/// `H` heads that read the same values: each tile column is loaded and widened once for all of them.
+#[inline]
+#[target_feature(enable = "neon")]
+fn mix<const H: usize>(out: &mut [f32], v: &[f16], p: &[f32], head_dim: usize) {
+    let n_pad = v.len() / head_dim;
+    for d in 0..head_dim {
+        let mut acc = [[vdupq_n_f32(0.0); 8]; H];
+        for (i, tile) in v.chunks_exact(32 * head_dim).enumerate() {
+            for lane in 0..4 {
+                let v = load_f16(&tile[32 * d + 8 * lane..]);
+                for h in 0..H {
+                    let p = &p[h * n_pad + 32 * i + 8 * lane..][..8];
+                    acc[h][2 * lane] = vfmaq_f32(acc[h][2 * lane], v[0], load_f32(p));
+                    acc[h][2 * lane + 1] = vfmaq_f32(acc[h][2 * lane + 1], v[1], load_f32(&p[4..]));
+                }
+            }
+        }
+        for h in 0..H {
+            out[h * head_dim + d] = reduce(acc[h]);
+        }
+    }
+}
