@@ -23,6 +23,8 @@ mod parity;
 #[cfg(feature = "full-cli")]
 mod profile;
 #[cfg(feature = "full-cli")]
+mod readme;
+#[cfg(feature = "full-cli")]
 mod run;
 #[cfg(feature = "full-cli")]
 mod tiny;
