@@ -52,6 +52,32 @@ fn reads_the_worked_example() {
 }
 
 #[test]
+fn a_model_inside_the_program_is_read_and_checked_like_a_file() {
+    static SHIFTED: [u8; 193] = {
+        let mut bytes = [0; 193];
+        let mut i = 0;
+        while i < 192 {
+            bytes[i + 1] = WORKED_EXAMPLE[i];
+            i += 1;
+        }
+        bytes
+    };
+    static WHOLE: [u8; 192] = WORKED_EXAMPLE;
+    for bytes in [&WHOLE[..], &SHIFTED[1..]] {
+        let gguf = Gguf::from_static("built in", bytes).unwrap();
+        assert_eq!((gguf.path(), gguf.file_len()), (Path::new("built in"), 192));
+        let w = gguf.tensor("w").unwrap();
+        assert_eq!(w.bytes, [1.0f32.to_le_bytes(), (-2.0f32).to_le_bytes()].concat());
+        gguf.release(w.info);
+        assert_eq!(w.bytes[..4], 1.0f32.to_le_bytes(), "there is no file to read them from again");
+    }
+    for len in [0, 3, 23, 100, 167] {
+        let error = Gguf::from_static("built in", &WHOLE[..len]).unwrap_err();
+        assert!(error.is_bad_file() && error.to_string().starts_with("built in: "), "{len}: {error}");
+    }
+}
+
+#[test]
 fn writes_the_worked_example() {
     let mut writer = GgufWriter::new();
     writer.set("general.architecture", Value::Str(b"replaced below")).unwrap();

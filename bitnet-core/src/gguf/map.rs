@@ -1,4 +1,4 @@
-//! A file's bytes in memory: mapped, or read.
+//! A file's bytes in memory: mapped, read, or part of the program.
 //!
 //! A mapped file costs nothing until it is looked at, and memory the machine can take back. Its price: a file
 //! that another program cuts short while it is mapped ends the process with a bus error on the next look at the
@@ -26,11 +26,18 @@ pub enum Access {
     Read,
 }
 
-/// The bytes of one file, starting on a page boundary.
+/// The bytes of one file.
 #[derive(Debug)]
-pub(super) struct Blob {
-    bytes: Mmap,
-    access: Access,
+pub(super) enum Blob {
+    /// Pages of the file, or of memory of our own; they start on a page boundary.
+    Pages {
+        /// The pages.
+        bytes: Mmap,
+        /// Where they come from.
+        access: Access,
+    },
+    /// Bytes that are part of the program, aligned as it pleases.
+    Static(&'static [u8]),
 }
 
 impl Blob {
@@ -78,18 +85,22 @@ impl Blob {
             let expected = format!("{} bytes, as when it was opened", meta.len());
             return Err(Fault::new(expected, now.to_string()).at(path, "file size"));
         }
-        Ok(Blob { bytes, access })
+        Ok(Blob::Pages { bytes, access })
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
+        match self {
+            Blob::Pages { bytes, .. } => bytes,
+            Blob::Static(bytes) => bytes,
+        }
     }
 
     /// Lets the kernel have the pages of `range` back, if they can be had from the file again.
     ///
     /// Whole pages are dropped, so the neighbours' first and last few bytes may have to be read again, too.
     pub(super) fn release(&self, range: Range<usize>) {
-        if self.access == Access::Read || self.bytes.get(range.clone()).is_none() {
+        let Blob::Pages { bytes, access: Access::Map } = self else { return };
+        if bytes.get(range.clone()).is_none() {
             return;
         }
         // What the kernel does with an advice, success or refusal, never changes a result.
@@ -97,7 +108,7 @@ impl Blob {
         // SAFETY: the range was just found inside the map, and the map is of a file and read-only: a page that
         // is looked at again comes back from the file with the bytes it had.
         let _ = unsafe {
-            self.bytes.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            bytes.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
         };
     }
 }

@@ -80,6 +80,17 @@ impl Gguf {
         shard::open(path, access)
     }
 
+    /// A model that is part of the program: `bytes` are a whole GGUF file, `name` stands for its path in messages.
+    ///
+    /// It is checked like any file. Wide types are used in place if `bytes` start at a multiple of the file's
+    /// alignment (an array in a `#[repr(align(64))]` struct does); else their values are converted one by one.
+    ///
+    /// # Errors
+    /// If the bytes are not a sound GGUF file, or are the first of several shards.
+    pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Gguf> {
+        shard::from_static(Path::new(name), bytes)
+    }
+
     /// The path this model was opened by: its file, or its first shard.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -55,6 +55,17 @@ pub(super) fn open(path: &Path, access: Access) -> Result<Gguf> {
     Ok(gguf)
 }
 
+/// The model in `bytes`, called `name` in messages.
+pub(super) fn from_static(name: &Path, bytes: &'static [u8]) -> Result<Gguf> {
+    let blob = Arc::new(Blob::Static(bytes));
+    let header = header::parse(name, blob.bytes(), None)?;
+    let gguf = Gguf::from_first(name, blob, header);
+    match gguf.metadata().u64("split.count")? {
+        Some(count) if count > 1 => Err(gguf.metadata().wrong("split.count", "1: there is no other shard")),
+        _ => Ok(gguf),
+    }
+}
+
 fn suffix(number: u64, count: u64) -> String {
     format!("-{number:05}-of-{count:05}.gguf")
 }
