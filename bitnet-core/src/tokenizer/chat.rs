@@ -119,7 +119,10 @@ impl ChatFormat {
         // Without a template: Llama 3's vocabulary belongs to 2B-4T if the file names no cutting rule,
         // because that model's converter never wrote one.
         let is_llama3 = has("<|begin_of_text|>") && has("<|start_header_id|>") && has("<|eot_id|>");
+        // Ends of turns, but no headers to begin them with: that writes 2B-4T's format and no other.
+        let only_ends = has("<|eot_id|>") && !has("<|start_header_id|>");
         match tokenizer.pre() {
+            _ if only_ends => ChatFormat::BitNet2b4t,
             None if is_llama3 => ChatFormat::BitNet2b4t,
             Some(_) if is_llama3 => ChatFormat::Llama3,
             _ => ChatFormat::Plain,

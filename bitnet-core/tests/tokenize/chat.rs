@@ -137,6 +137,12 @@ fn formats_are_recognised() {
     assert_eq!(detect(&MARKERS, None, None), ChatFormat::BitNet2b4t, "its converter writes no rule");
     assert_eq!(detect(&MARKERS, Some("llama-bpe"), None), ChatFormat::Llama3);
     assert_eq!(detect(&MARKERS[..2], None, Some(published)), ChatFormat::Plain, "without its end token");
+    let only_ends = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"];
+    assert_eq!(
+        detect(&only_ends, Some("llama-bpe"), None),
+        ChatFormat::BitNet2b4t,
+        "no headers to write Llama 3's"
+    );
     assert_eq!(detect(&[], None, None), ChatFormat::Plain);
 }
 
