@@ -3,10 +3,13 @@
 //! - `args`: help texts and parsers, the table of verbs
 //! - `cmd`: one file per verb
 //! - `exit`: failures and exit codes; `output`: stdout and stderr; `interrupt`: Ctrl-C
+//! - `demo`: the model inside the binary
 //! - `receipt`: what a measurement must carry to be believed
 
 mod args;
 mod cmd;
+#[cfg(feature = "demo")]
+mod demo;
 mod exit;
 mod interrupt;
 mod output;

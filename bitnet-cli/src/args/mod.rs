@@ -5,6 +5,7 @@
 mod line;
 mod model;
 mod run;
+mod sampling;
 
 #[cfg(feature = "full-cli")]
 mod bench;
@@ -23,7 +24,8 @@ use crate::exit::Failure;
 use line::{Flag, Line};
 
 pub(crate) use model::ModelArgs;
-pub(crate) use run::{Prompt, RunArgs, Sampling};
+pub(crate) use run::{Prompt, RunArgs};
+pub(crate) use sampling::Sampling;
 
 #[cfg(feature = "full-cli")]
 pub(crate) use bench::{BenchArgs, Format, Source};

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use bitnet_core::SamplerOptions;
+
 use super::line::Line;
 use crate::exit::Failure;
 
@@ -21,7 +23,7 @@ pub(super) const ISAS: &[(&str, Option<&'static str>)] = &[
 /// Which model, and how it is to compute.
 #[derive(Debug, Default)]
 pub(crate) struct ModelArgs {
-    /// The GGUF file.
+    /// The GGUF file; without one, the demo model inside the binary.
     pub(crate) model: Option<PathBuf>,
     /// A `tokenizer.json` to use instead of the file's own vocabulary.
     pub(crate) tokenizer: Option<PathBuf>,
@@ -52,5 +54,22 @@ impl ModelArgs {
             n_batch: line.number("--batch-size", 1..=MAX_POSITIONS)?,
             no_mmap: line.has("--no-mmap"),
         })
+    }
+
+    /// Refuses a line that names no model, unless the binary brings one.
+    pub(super) fn check(&self, verb: &str) -> Result<(), Failure> {
+        if self.model.is_some() || cfg!(feature = "demo") {
+            return Ok(());
+        }
+        Err(Failure::misuse(
+            "--model",
+            &format!("expected a GGUF file, as in `bitnet {verb} -m model.gguf ...`"),
+        ))
+    }
+
+    /// How tokens are chosen unless flags say otherwise: `usual`, but greedily by the demo model, whose answers are
+    /// right or wrong.
+    pub(crate) fn sampler_default(&self, usual: SamplerOptions) -> SamplerOptions {
+        if self.model.is_none() { SamplerOptions { temperature: 0.0, ..usual } } else { usual }
     }
 }

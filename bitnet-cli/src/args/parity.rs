@@ -184,10 +184,7 @@ fn record(line: &Line, out: &Path) -> Result<RecordArgs, Failure> {
         n_tokens: line.number("--max-tokens", 1..=MAX_POSITIONS)?.unwrap_or(32),
         force: line.has("--force"),
     };
-    if args.model.model.is_none() {
-        let reason = "expected a GGUF file, as in `bitnet parity --record OUT -m model.gguf --tokens 1,2,3`";
-        return Err(Failure::misuse("--model", reason));
-    }
+    args.model.check("parity --record OUT")?;
     Ok(args)
 }
 

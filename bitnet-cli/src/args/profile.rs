@@ -95,9 +95,6 @@ fn parse(line: &Line) -> Result<Command, Failure> {
         trace: line.path("--trace")?,
         json: line.has("--json"),
     };
-    if args.model.model.is_none() {
-        let reason = "expected a GGUF file, as in `bitnet profile -m model.gguf -p TEXT`";
-        return Err(Failure::misuse("--model", reason));
-    }
+    args.model.check("profile")?;
     Ok(Command::Profile(Box::new(args)))
 }

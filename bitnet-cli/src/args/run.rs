@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::line::{Flag, Line};
-use super::{Command, ModelArgs, Verb};
+use super::{Command, ModelArgs, Sampling, Verb};
 use crate::exit::Failure;
 
 pub(super) const VERB: Verb =
@@ -110,22 +110,9 @@ pub(crate) struct RunArgs {
     pub(crate) verbose: bool,
 }
 
-/// How to choose a token; `None` is the sampler's own default.
-#[derive(Debug, Default)]
-pub(crate) struct Sampling {
-    pub(crate) temperature: Option<f32>,
-    pub(crate) top_k: Option<usize>,
-    pub(crate) top_p: Option<f32>,
-    pub(crate) min_p: Option<f32>,
-    pub(crate) repeat_penalty: Option<f32>,
-    pub(crate) repeat_last_n: Option<usize>,
-    pub(crate) seed: Option<u64>,
-}
-
 fn parse(line: &Line) -> Result<Command, Failure> {
     line.no_words()?;
     line.at_most_one(&["--prompt", "--file", "--tokens"])?;
-    line.at_most_one(&["--greedy", "--temp"])?;
     line.at_most_one(&["--quiet", "--verbose"])?;
     let max_tokens: Option<i64> = line.number("--max-tokens", -1..=i64::from(u32::MAX))?;
     let stop = line.texts("--stop")?;
@@ -136,19 +123,14 @@ fn parse(line: &Line) -> Result<Command, Failure> {
         model: ModelArgs::parse(line)?,
         prompt: prompt(line)?,
         max_tokens: max_tokens.and_then(|n| usize::try_from(n).ok()), // -1 is no limit
-        sampling: sampling(line)?,
+        sampling: Sampling::parse(line)?,
         stop,
         ignore_eos: line.has("--ignore-eos"),
         json: line.has("--json"),
         quiet: line.has("--quiet"),
         verbose: line.has("--verbose"),
     };
-    if args.model.model.is_none() {
-        return Err(Failure::misuse(
-            "--model",
-            "expected a GGUF file, as in `bitnet run -m model.gguf -p TEXT`",
-        ));
-    }
+    args.model.check("run")?;
     Ok(Command::Run(Box::new(args)))
 }
 
@@ -168,19 +150,6 @@ pub(super) fn prompt(line: &Line) -> Result<Prompt, Failure> {
             "expected a text to continue (or --file FILE, or --tokens 1,2,3)",
         )),
     }
-}
-
-fn sampling(line: &Line) -> Result<Sampling, Failure> {
-    let temperature = line.number("--temp", 0.0..=100.0)?;
-    Ok(Sampling {
-        temperature: if line.has("--greedy") { Some(0.0) } else { temperature },
-        top_k: line.number("--top-k", 0..=1 << 24)?,
-        top_p: line.number("--top-p", 0.0..=1.0)?,
-        min_p: line.number("--min-p", 0.0..=1.0)?,
-        repeat_penalty: line.number("--repeat-penalty", 0.01..=100.0)?,
-        repeat_last_n: line.number("--repeat-last-n", 0..=1 << 20)?,
-        seed: line.number("--seed", 0..=u64::MAX)?,
-    })
 }
 
 #[cfg(test)]

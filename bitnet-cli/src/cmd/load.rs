@@ -16,21 +16,37 @@ pub(crate) struct Loaded {
     pub(crate) time: Duration,
 }
 
-/// Loads the model at `path` and its vocabulary.
-pub(crate) fn load(path: &Path, args: &ModelArgs) -> Result<Loaded, Failure> {
+/// Loads the model that the flags name, or the one inside the binary, and its vocabulary.
+pub(crate) fn load(args: &ModelArgs) -> Result<Loaded, Failure> {
     let start = Instant::now();
-    let model = load_model(path, args)?;
+    let model = match &args.model {
+        Some(path) => load_model(path, args)?,
+        None => demo(args)?,
+    };
     let tokenizer = Tokenizer::for_model(model.gguf(), args.tokenizer.as_deref(), args.pre.as_deref())?;
     Ok(Loaded { model, tokenizer, time: start.elapsed() })
 }
 
 /// The model alone, for verbs that need no text.
 pub(crate) fn load_model(path: &Path, args: &ModelArgs) -> Result<Model, Failure> {
-    let options = LoadOptions {
+    Ok(Model::load(path, &load_options(args))?)
+}
+
+#[cfg(feature = "demo")]
+fn demo(args: &ModelArgs) -> Result<Model, Failure> {
+    Ok(Model::from_gguf(crate::demo::open()?, &load_options(args))?)
+}
+
+#[cfg(not(feature = "demo"))]
+fn demo(_: &ModelArgs) -> Result<Model, Failure> {
+    unreachable!("without a model of its own, the binary's parser refuses a line without --model")
+}
+
+fn load_options(args: &ModelArgs) -> LoadOptions {
+    LoadOptions {
         isa: args.isa.map(|name| Isa::from_name(name).expect("the parser takes names the engine knows")),
         access: if args.no_mmap { Access::Read } else { Access::Map },
-    };
-    Ok(Model::load(path, &options)?)
+    }
 }
 
 /// A session's options as the flags say.

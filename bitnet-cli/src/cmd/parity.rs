@@ -164,8 +164,7 @@ fn record(args: &RecordArgs) -> Result<(), Failure> {
         let what = format!("--record {}", shown(path));
         return Err(Failure::misuse(&what, "the file exists (--force overwrites it)"));
     }
-    let model_path = args.model.model.as_deref().expect("the parser refuses a recording without a model");
-    let loaded = load(model_path, &args.model)?;
+    let loaded = load(&args.model)?;
     let ids = prompt::ids(&args.prompt, loaded.tokenizer.as_ref())?;
     interrupt::watch();
     let mut session = Session::new(&loaded.model, &session_options(&args.model))?;

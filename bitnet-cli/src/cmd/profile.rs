@@ -19,8 +19,7 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<(), Failure> {
     if !trace::AVAILABLE {
         trace::profile()?; // which says how to build the binary that can
     }
-    let path = args.model.model.as_deref().expect("the parser refuses a profile without a model");
-    let loaded = load(path, &args.model)?;
+    let loaded = load(&args.model)?;
     let ids = prompt::ids(&args.prompt, loaded.tokenizer.as_ref())?;
     interrupt::watch();
     let mut session = Session::new(&loaded.model, &session_options(&args.model))?;
@@ -38,7 +37,7 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<(), Failure> {
 
     let circumstances = json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "model": path.to_string_lossy(),
+        "model": loaded.model.gguf().path().to_string_lossy(),
         "isa": loaded.model.kernels().isa().name(),
         "threads": session.n_threads(),
     });

@@ -9,20 +9,21 @@ use serde_json::json;
 use super::generate::{Ended, Outcome, Phase, Voice, generate};
 use super::load::{Loaded, load, session_options};
 use super::prompt;
-use crate::args::{RunArgs, Sampling};
+use crate::args::RunArgs;
 use crate::exit::Failure;
 use crate::interrupt;
 use crate::output::{Output, note};
 
 /// Streams the text, or prints one JSON object when it is complete.
 pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
-    let path = args.model.model.as_deref().expect("the parser refuses a run without a model");
-    let Loaded { model, tokenizer, time: load_time } = load(path, &args.model)?;
+    let Loaded { model, tokenizer, time: load_time } = load(&args.model)?;
+    let path = model.gguf().path();
     let tokenizer = tokenizer.as_ref();
     let ids = prompt::ids(&args.prompt, tokenizer)?;
     interrupt::watch(); // not before: waiting for stdin, the first Ctrl-C has to end it
     let mut session = Session::new(&model, &session_options(&args.model))?;
-    let mut sampler = Sampler::new(sampler_options(&args.sampling))?;
+    let default = args.model.sampler_default(SamplerOptions::default());
+    let mut sampler = Sampler::new(args.sampling.or(default))?;
     if args.verbose {
         describe(path, &model, &session);
     }
@@ -82,19 +83,6 @@ fn describe(path: &Path, model: &Model, session: &Session<'_>) {
     ));
     note(format_args!("kernel: {} ({})", model.kernels().ternary_name(), model.kernels().isa()));
     note(format_args!("threads: {}, context: {} positions", session.n_threads(), session.n_ctx()));
-}
-
-fn sampler_options(sampling: &Sampling) -> SamplerOptions {
-    let default = SamplerOptions::default();
-    SamplerOptions {
-        temperature: sampling.temperature.unwrap_or(default.temperature),
-        top_k: sampling.top_k.unwrap_or(default.top_k),
-        top_p: sampling.top_p.unwrap_or(default.top_p),
-        min_p: sampling.min_p.unwrap_or(default.min_p),
-        repeat_penalty: sampling.repeat_penalty.unwrap_or(default.repeat_penalty),
-        repeat_last_n: sampling.repeat_last_n.unwrap_or(default.repeat_last_n),
-        seed: sampling.seed.unwrap_or(default.seed),
-    }
 }
 
 fn timings(load_time: Duration, done: &Outcome) -> serde_json::Value {

@@ -34,7 +34,6 @@ fn misuse_exits_2_and_names_the_flag_and_what_is_accepted() {
         ("rum", "rum: no such verb; did you mean run? expected one of run"),
         ("--frobnicate", "--frobnicate: expected a verb first"),
         ("run", "--prompt: expected a text to continue"),
-        ("run -p hi", "--model: expected a GGUF file"),
         ("run -m a -p hi --frobnicate", "--frobnicate: no such flag; `bitnet run --help`"),
         ("run -m a --promt hi", "--promt: no such flag; did you mean --prompt?"),
         ("run -m a -p hi there", "there: unexpected word"),
@@ -78,11 +77,21 @@ fn misuse_of_the_other_verbs_exits_2_too() {
         ("parity a.log b.log -m c.gguf", "--model: belongs to a recording"),
         ("parity --record a.log -m c.gguf", "--prompt: expected a text to continue"),
         ("profile -m a", "--prompt: expected a text to continue"),
-        ("profile --tokens 1", "--model: expected a GGUF file"),
         ("bench -m a --receipt no/such/folder/r.json", "--receipt no/such/folder/r.json: its folder"),
     ] {
         let ran = words(line);
         assert!(ran.refused(2).starts_with(says), "bitnet {line}\n{ran:?}\nexpected {says}");
+    }
+}
+
+#[cfg(not(feature = "demo"))]
+#[test]
+fn a_binary_without_a_model_of_its_own_asks_for_one() {
+    let says = "--model: expected a GGUF file, as in `bitnet run -m model.gguf ...`";
+    assert_eq!(words("run -p hi").refused(2), says);
+    #[cfg(feature = "full-cli")]
+    for line in ["profile --tokens 1", "parity --record a.log --tokens 1"] {
+        assert!(words(line).refused(2).starts_with("--model: expected a GGUF file"), "bitnet {line}");
     }
 }
 

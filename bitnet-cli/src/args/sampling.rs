@@ -1,0 +1,48 @@
+//! The flags that say how to choose a token: the same for every verb that generates text.
+
+use bitnet_core::SamplerOptions;
+
+use super::line::Line;
+use crate::exit::Failure;
+
+/// How to choose a token; `None` is the verb's own default.
+#[derive(Debug, Default)]
+pub(crate) struct Sampling {
+    pub(crate) temperature: Option<f32>,
+    pub(crate) top_k: Option<usize>,
+    pub(crate) top_p: Option<f32>,
+    pub(crate) min_p: Option<f32>,
+    pub(crate) repeat_penalty: Option<f32>,
+    pub(crate) repeat_last_n: Option<usize>,
+    pub(crate) seed: Option<u64>,
+}
+
+impl Sampling {
+    /// Takes what the verb's flags allow; a flag the verb does not list cannot be on the line.
+    pub(super) fn parse(line: &Line) -> Result<Self, Failure> {
+        line.at_most_one(&["--greedy", "--temp"])?;
+        let temperature = line.number("--temp", 0.0..=100.0)?;
+        Ok(Sampling {
+            temperature: if line.has("--greedy") { Some(0.0) } else { temperature },
+            top_k: line.number("--top-k", 0..=1 << 24)?,
+            top_p: line.number("--top-p", 0.0..=1.0)?,
+            min_p: line.number("--min-p", 0.0..=1.0)?,
+            repeat_penalty: line.number("--repeat-penalty", 0.01..=100.0)?,
+            repeat_last_n: line.number("--repeat-last-n", 0..=1 << 20)?,
+            seed: line.number("--seed", 0..=u64::MAX)?,
+        })
+    }
+
+    /// The sampler's options: what was given, and `default` for the rest.
+    pub(crate) fn or(&self, default: SamplerOptions) -> SamplerOptions {
+        SamplerOptions {
+            temperature: self.temperature.unwrap_or(default.temperature),
+            top_k: self.top_k.unwrap_or(default.top_k),
+            top_p: self.top_p.unwrap_or(default.top_p),
+            min_p: self.min_p.unwrap_or(default.min_p),
+            repeat_penalty: self.repeat_penalty.unwrap_or(default.repeat_penalty),
+            repeat_last_n: self.repeat_last_n.unwrap_or(default.repeat_last_n),
+            seed: self.seed.unwrap_or(default.seed),
+        }
+    }
+}
