@@ -30,6 +30,9 @@ pub(crate) enum Failure {
     /// Two logs that should match do not. What there was to say has been said, on stdout.
     #[cfg(feature = "full-cli")]
     Mismatch,
+    /// What there was to say has been said, on stderr; this is the exit code.
+    #[cfg(feature = "full-cli")]
+    Said(u8),
     /// Ctrl-C. What there was to say has been said.
     Interrupted,
 }
@@ -52,6 +55,8 @@ impl Failure {
             Failure::Engine(e) => say(&e.to_string(), 1),
             #[cfg(feature = "full-cli")]
             Failure::Mismatch => ExitCode::from(4),
+            #[cfg(feature = "full-cli")]
+            Failure::Said(code) => ExitCode::from(*code),
             Failure::Interrupted => ExitCode::from(INTERRUPTED),
         }
     }
@@ -60,12 +65,17 @@ impl Failure {
 /// An engine error prints its own cause, so that the chain is already one sentence. Names in it may come from a
 /// file: what could move a terminal's cursor is escaped.
 fn say(sentence: &str, code: u8) -> ExitCode {
+    complain(sentence);
+    ExitCode::from(code)
+}
+
+/// Says what went wrong without ending the run.
+pub(crate) fn complain(sentence: &str) {
     let mut line = String::from("bitnet: ");
     for c in sentence.chars() {
         if c.is_control() { line.extend(c.escape_debug()) } else { line.push(c) }
     }
     note(format_args!("{line}"));
-    ExitCode::from(code)
 }
 
 impl From<bitnet_core::Error> for Failure {

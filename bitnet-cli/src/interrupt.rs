@@ -21,3 +21,15 @@ pub(crate) fn watch() {
 pub(crate) fn pressed() -> bool {
     PRESSED.load(Ordering::Relaxed)
 }
+
+/// Forgets a Ctrl-C: what it stopped has stopped, and the next one is the first again.
+#[cfg(feature = "full-cli")]
+pub(crate) fn forget() {
+    PRESSED.store(false, Ordering::Relaxed);
+}
+
+/// Until [`forget`], Ctrl-C ends the process at once: there is nothing to stop first.
+#[cfg(feature = "full-cli")]
+pub(crate) fn end_at_once() {
+    PRESSED.store(true, Ordering::Relaxed);
+}

@@ -51,6 +51,8 @@ fn obey(command: Command) -> Result<(), Failure> {
         Command::Say(text) => Output::stdout().all(&text),
         Command::Run(args) => cmd::run::run(*args),
         #[cfg(feature = "full-cli")]
+        Command::Chat(args) => cmd::chat::chat(&args),
+        #[cfg(feature = "full-cli")]
         Command::Inspect(args) => cmd::inspect::inspect(&args),
         #[cfg(feature = "full-cli")]
         Command::Bench(args) => cmd::bench::bench(&args),

@@ -10,6 +10,8 @@ mod sampling;
 #[cfg(feature = "full-cli")]
 mod bench;
 #[cfg(feature = "full-cli")]
+mod chat;
+#[cfg(feature = "full-cli")]
 mod inspect;
 #[cfg(feature = "full-cli")]
 mod parity;
@@ -30,6 +32,8 @@ pub(crate) use sampling::Sampling;
 #[cfg(feature = "full-cli")]
 pub(crate) use bench::{BenchArgs, Format, Source};
 #[cfg(feature = "full-cli")]
+pub(crate) use chat::ChatArgs;
+#[cfg(feature = "full-cli")]
 pub(crate) use inspect::InspectArgs;
 #[cfg(feature = "full-cli")]
 pub(crate) use parity::{CompareArgs, ParityArgs, RecordArgs, Source as LogSource};
@@ -45,6 +49,9 @@ pub(crate) enum Command {
     Say(String),
     /// Continue a prompt.
     Run(Box<RunArgs>),
+    /// Talk.
+    #[cfg(feature = "full-cli")]
+    Chat(Box<ChatArgs>),
     /// Say what a model file holds.
     #[cfg(feature = "full-cli")]
     Inspect(InspectArgs),
@@ -76,6 +83,8 @@ struct Verb {
 /// Every verb of this build, in the order of the help.
 const VERBS: &[Verb] = &[
     run::VERB,
+    #[cfg(feature = "full-cli")]
+    chat::VERB,
     #[cfg(feature = "full-cli")]
     inspect::VERB,
     #[cfg(feature = "full-cli")]

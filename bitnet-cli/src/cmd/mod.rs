@@ -8,6 +8,8 @@ pub(crate) mod run;
 #[cfg(feature = "full-cli")]
 pub(crate) mod bench;
 #[cfg(feature = "full-cli")]
+pub(crate) mod chat;
+#[cfg(feature = "full-cli")]
 pub(crate) mod inspect;
 #[cfg(feature = "full-cli")]
 pub(crate) mod parity;

@@ -90,7 +90,7 @@ fn a_binary_without_a_model_of_its_own_asks_for_one() {
     let says = "--model: expected a GGUF file, as in `bitnet run -m model.gguf ...`";
     assert_eq!(words("run -p hi").refused(2), says);
     #[cfg(feature = "full-cli")]
-    for line in ["profile --tokens 1", "parity --record a.log --tokens 1"] {
+    for line in ["chat", "profile --tokens 1", "parity --record a.log --tokens 1"] {
         assert!(words(line).refused(2).starts_with("--model: expected a GGUF file"), "bitnet {line}");
     }
 }

@@ -1,0 +1,143 @@
+//! A person at a terminal: types, reads, interrupts, leaves.
+
+use serde_json::Value;
+
+use crate::pty::Terminal;
+use crate::tiny::on_tiny_args;
+
+/// As long a reply as the context allows; drawn so that the tiny model does not end it within the first thousand.
+const ENDLESS: &str = "-c 200000 --temp 0.01 --seed 1";
+
+fn chat(flags: &str) -> Terminal {
+    let mut terminal = Terminal::start(on_tiny_args("chat", flags), &[]);
+    terminal.wait_for("/help lists the commands");
+    terminal.wait_for("> ");
+    terminal
+}
+
+#[test]
+fn types_reads_the_answer_and_leaves() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("talk.json");
+    let mut terminal = chat("--greedy -n 6");
+    // A mistake, taken back; a word, and home to put another before it.
+    terminal.keys("wirld\x7f\x7f\x7f\x7forld\x01hello \r");
+    terminal.wait_for("hello world");
+    terminal.wait_for("\n"); // the line is entered; now the reply, then the next prompt
+    terminal.wait_for("> ");
+    terminal.keys("/metrics\r");
+    terminal.wait_for("all 1 replies");
+    terminal.wait_for("> ");
+    terminal.keys(&format!("/save {}\r", path.display()));
+    terminal.wait_for("2 messages)");
+    terminal.wait_for("> ");
+    terminal.keys("/quit\r");
+    assert_eq!(terminal.end(), Some(0));
+    let saved: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(saved["messages"][0]["content"], "hello world");
+    assert_eq!(saved["messages"][1]["role"], "assistant");
+}
+
+#[test]
+fn ctrl_c_ends_the_reply_and_the_conversation_goes_on() {
+    let mut terminal = chat(ENDLESS);
+    for _ in 0..2 {
+        terminal.keys("tell me more\r");
+        terminal.wait_for("tell me more");
+        terminal.wait_for("\n");
+        std::thread::sleep(std::time::Duration::from_millis(300)); // somewhere in the middle of it
+        terminal.keys("\x03");
+        terminal.wait_for("(stopped)");
+        terminal.wait_for("> ");
+    }
+    terminal.keys("/metrics\r");
+    terminal.wait_for("all 2 replies");
+    terminal.wait_for("> ");
+    terminal.keys("/quit\r");
+    assert_eq!(terminal.end(), Some(0));
+}
+
+#[test]
+fn ctrl_c_at_the_prompt_leaves_at_the_second_press() {
+    let mut terminal = chat("--greedy -n 2");
+    terminal.keys("never said\x03");
+    terminal.wait_for("(Ctrl-C again");
+    terminal.wait_for("> ");
+    terminal.keys("/system\r"); // a line in between starts the count again
+    terminal.wait_for("(no system prompt)");
+    terminal.wait_for("> ");
+    terminal.keys("\x03");
+    terminal.wait_for("(Ctrl-C again");
+    terminal.wait_for("> ");
+    terminal.keys("\x03");
+    assert_eq!(terminal.end(), Some(130));
+}
+
+#[test]
+fn ctrl_d_leaves() {
+    let mut terminal = chat("--greedy -n 2");
+    terminal.keys("\x04");
+    assert_eq!(terminal.end(), Some(0));
+}
+
+#[test]
+fn a_new_size_at_the_prompt_and_in_a_reply_changes_nothing() {
+    let mut terminal = chat(ENDLESS);
+    terminal.keys("half a ");
+    terminal.wait_for("half a ");
+    terminal.resize(20);
+    terminal.keys("line that wraps now\r");
+    terminal.wait_for("\n");
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    terminal.resize(120);
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    terminal.keys("\x03");
+    terminal.wait_for("(stopped)");
+    terminal.wait_for("> ");
+    terminal.keys("/quit\r");
+    assert_eq!(terminal.end(), Some(0));
+}
+
+#[test]
+fn a_pasted_text_of_several_lines_is_one_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("talk.json");
+    let mut terminal = chat("--greedy -n 2");
+    terminal.keys("\x1b[200~one\ntwo\x1b[201~\r");
+    terminal.wait_for("two");
+    terminal.wait_for("\n");
+    terminal.wait_for("> ");
+    terminal.keys(&format!("/save {}\r", path.display()));
+    terminal.wait_for("2 messages)");
+    terminal.keys("\x04");
+    assert_eq!(terminal.end(), Some(0));
+    let saved: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(saved["messages"][0]["content"], "one\ntwo");
+}
+
+#[test]
+fn nothing_is_coloured_with_or_without_no_color() {
+    for env in [&[][..], &[("NO_COLOR", "1")]] {
+        let mut terminal = Terminal::start(on_tiny_args("chat", "--greedy -n 4"), env);
+        terminal.wait_for("> ");
+        terminal.keys("/help\r");
+        terminal.wait_for("//TEXT");
+        terminal.wait_for("> ");
+        let colours = terminal.seen.split("\x1b[").skip(1).filter(|rest| {
+            rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m')
+        });
+        assert_eq!(colours.count(), 0, "{:?}", terminal.seen);
+        terminal.keys("\x04");
+        assert_eq!(terminal.end(), Some(0));
+    }
+}
+
+#[test]
+fn a_terminal_without_editing_is_enough() {
+    let mut terminal = Terminal::start(on_tiny_args("chat", "--greedy -n 2"), &[("TERM", "dumb")]);
+    terminal.wait_for("> ");
+    terminal.keys("/system\n");
+    terminal.wait_for("(no system prompt)");
+    terminal.keys("/quit\n");
+    assert_eq!(terminal.end(), Some(0));
+}
