@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::cheap::refused_cheaply;
 use crate::support::bitnet;
-use crate::tiny::{refused_cheaply, tiny};
+use crate::tiny::tiny;
 use bitnet_core::gguf::{Access, ArrayBuf, Gguf, GgufWriter, Value};
 
 /// A model to be spoilt: the tiny synthetic one, two layers of 256 with four heads, two of them for keys and values.

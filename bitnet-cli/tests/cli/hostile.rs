@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::Path;
 
+use crate::cheap::{refused_cheaply, within_50_mb};
 use crate::support::command;
-use crate::tiny::{on_tiny_args, refused_cheaply, tiny, within_50_mb};
+use crate::tiny::{on_tiny_args, tiny};
 use bitnet_core::gguf::{Access, ArrayBuf, Gguf, GgufWriter, TensorType, Value};
 
 /// What each verb that opens a model says about a bad file, after the file's name; the same for all.

@@ -11,6 +11,8 @@ mod bad_models;
 #[cfg(feature = "full-cli")]
 mod bench;
 #[cfg(feature = "full-cli")]
+mod cheap;
+#[cfg(feature = "full-cli")]
 mod golden;
 #[cfg(feature = "full-cli")]
 mod hostile;
