@@ -11,6 +11,8 @@
 # instrumented with BITNET_TRACE_TIMING=1 and BITNET_TRACE_QUANT=1, and plain again. The second plain run against
 # the first is the noise: what differs when nothing does. A ratio is the median over the rounds, with its quartiles.
 #
+# The cost of a single span, unset and recording, comes from the engine's own bench of it.
+#
 # Writes receipts/overhead.json.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -72,6 +74,17 @@ for ((round = 1; round <= pairs; round++)); do
     done
 done
 
+say "single spans"
+(cd "$ROOT" && cargo bench --quiet --locked -p bitnet-core --features instrument --bench trace \
+    --target-dir target-instrument) >"$work/spans" || die "the bench of a span failed"
+
+# spans: what it printed, one JSON member a line.
+spans() {
+    perl -ne 'push @m, sprintf(q(    "%s": { "median_ns": %s, "least": %s, "most": %s, "limit": %s }), $1, $2, $3, $4, $5)
+        if /^(\S.*?)\s+(-?[0-9.]+) ns per span \((-?[0-9.]+) to (-?[0-9.]+)\), limit ([0-9.]+)$/;
+        END { @m == 4 or die "expected four lines\n"; print join(",\n", @m), "\n" }' "$work/spans"
+}
+
 # ratio NAME: quartiles of NAME against plain, pair by pair, as a JSON object.
 ratio() {
     paste "$work/$1" "$work/plain" | awk '{ printf "%.6f\n", $1 / $2 }' | sort -n | awk '
@@ -92,6 +105,9 @@ samples() {
     echo "  \"model_sha256\": \"$(sha256 "$MODEL")\","
     echo "  \"model_bytes\": $(size "$MODEL"),"
     echo "  \"command\": $(json "$(shown_command bitnet "${arguments[@]}")"),"
+    echo "  \"spans\": {"
+    spans
+    echo "  },"
     echo "  \"pairs\": $pairs,"
     echo "  \"unit\": \"ms per decoded token; ratios are against plain, above 1 is slower\","
     echo "  \"noise\": $(ratio again),"
