@@ -9,7 +9,7 @@ use crate::kernels::Kernels;
 use crate::kv_cache::KvCache;
 use crate::model::config::{Activation, Config};
 use crate::model::head::{Screen, Screening};
-use crate::model::matrix::multiply;
+use crate::model::matrix::{multiply, multiply_gated};
 use crate::model::operand::{Norm, Operand, Wants};
 use crate::model::weights::{Layer, wants};
 use crate::model::{Logits, Model};
@@ -157,10 +157,15 @@ impl Step<'_> {
         let Activations { gate, up, y, operand, wants, .. } = &mut *self.act;
 
         operand.load(team, kernels, x, rms(&w.ffn_norm, c), c.n_embd, *wants);
-        multiply(team, kernels, [(&w.ffn_gate, gate), (&w.ffn_up, up)], operand); // [n, n_ff]
         match c.activation {
-            Activation::Relu2 => kernels.relu2_mul(gate, up),
-            Activation::Silu => kernels.silu_mul(gate, up),
+            Activation::Relu2 => {
+                multiply_gated(team, kernels, (&w.ffn_gate, gate), (&w.ffn_up, up), operand); // [n, n_ff]
+                kernels.relu2_mul(gate, up);
+            }
+            Activation::Silu => {
+                multiply(team, kernels, [(&w.ffn_gate, gate), (&w.ffn_up, up)], operand); // [n, n_ff]
+                kernels.silu_mul(gate, up);
+            }
         }
         operand.load(team, kernels, gate, sub_norm(&w.ffn_sub_norm, c), c.n_ff, *wants);
         multiply(team, kernels, [(&w.ffn_down, y)], operand); //                 [n, n_embd]

@@ -35,6 +35,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     dot_i8,
     gemv_f32,
     gemv_i2s,
+    gemv_i2s_picked,
     gemm_i2s,
     gemv_f16,
     attn_scores,
@@ -59,21 +60,51 @@ fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
     let (groups, rest) = y.as_chunks_mut::<GEMV_ROWS>();
     let rest_first = groups.len() * GEMV_ROWS;
     for (y, rows) in groups.iter_mut().zip(w.bytes().chunks_exact(GEMV_ROWS * row_bytes)) {
-        let dots = dot_rows::<GEMV_ROWS>(rows, row_bytes, q);
+        let (r0, rows) = rows.split_at(row_bytes);
+        let (r1, rows) = rows.split_at(row_bytes);
+        let (r2, r3) = rows.split_at(row_bytes);
+        let rows = [r0, r1, r2, r3];
+        let dots = dot_rows(rows, rows.map(|row| row.as_ptr().wrapping_add(AHEAD)), q);
         for i in 0..GEMV_ROWS {
             y[i] = scalar::rescale(dots[i] - a.sum, a.s, scale);
         }
     }
     for (i, y) in rest.iter_mut().enumerate() {
-        let [dot] = dot_rows::<1>(w.row(rest_first + i), row_bytes, q);
+        let row = w.row(rest_first + i);
+        let [dot] = dot_rows([row], [row.as_ptr()], q);
         *y = scalar::rescale(dot - a.sum, a.s, scale);
     }
 }
 
-/// `sum(code * q)` of `R` consecutive packed rows.
+/// Rows ahead of a picked one whose bytes are asked for.
+const PICKS_AHEAD: usize = 12;
+
+#[trace_timing(avx2_gemv_i2s_picked)]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn gemv_i2s_picked(y: &mut [f32], w: Ternary<'_>, picked: &[u32], q: &[i8], a: ActScale, scale: f32) {
+    let (groups, rest) = picked.as_chunks::<GEMV_ROWS>();
+    for (i, rows) in groups.iter().enumerate() {
+        let ahead = |k: usize| {
+            let later = picked.get(GEMV_ROWS * i + k + PICKS_AHEAD).copied().unwrap_or(rows[k]);
+            w.row(later as usize).as_ptr()
+        };
+        let ahead = [ahead(0), ahead(1), ahead(2), ahead(3)];
+        let dots = dot_rows(rows.map(|r| w.row(r as usize)), ahead, q);
+        for k in 0..GEMV_ROWS {
+            y[rows[k] as usize] = scalar::rescale(dots[k] - a.sum, a.s, scale);
+        }
+    }
+    for &r in rest {
+        let row = w.row(r as usize);
+        let [dot] = dot_rows([row], [row.as_ptr()], q);
+        y[r as usize] = scalar::rescale(dot - a.sum, a.s, scale);
+    }
+}
+
+/// `sum(code * q)` of `R` packed rows, asking for as many bytes from each pointer of `ahead` on the way.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_rows<const R: usize>(rows: &[u8], row_bytes: usize, q: &[i8]) -> [i32; R] {
+fn dot_rows<const R: usize>(rows: [&[u8]; R], ahead: [*const u8; R], q: &[i8]) -> [i32; R] {
     let mut sums = [_mm256_setzero_si256(); R];
     for (run, q) in q.chunks(I16_BLOCKS * i2s::BLOCK).enumerate() {
         let mut acc = [_mm256_setzero_si256(); R];
@@ -81,9 +112,8 @@ fn dot_rows<const R: usize>(rows: &[u8], row_bytes: usize, q: &[i8]) -> [i32; R]
             let at = (run * I16_BLOCKS + i) * i2s::BLOCK_BYTES;
             let q = [load_i8(&q[..32]), load_i8(&q[32..]), load_i8(&q[64..]), load_i8(&q[96..])];
             for r in 0..R {
-                let codes = &rows[r * row_bytes + at..];
-                prefetch::<AHEAD>(codes);
-                acc[r] = _mm256_add_epi16(acc[r], dot_block(load_u8(codes), q));
+                prefetch(ahead[r].wrapping_add(at));
+                acc[r] = _mm256_add_epi16(acc[r], dot_block(load_u8(&rows[r][at..]), q));
             }
         }
         for r in 0..R {
@@ -97,15 +127,15 @@ fn dot_rows<const R: usize>(rows: &[u8], row_bytes: usize, q: &[i8]) -> [i32; R]
     out
 }
 
-/// Asks for the cache line `N` bytes past the start of `bytes`.
+/// Asks for the cache line at an address that need not be one of ours.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn prefetch<const N: usize>(bytes: &[u8]) {
+fn prefetch(address: *const u8) {
     #[allow(unused_unsafe, reason = "newer compilers know that a prefetch is safe")]
     // SAFETY: a prefetch reads nothing the program can see and cannot fault, wherever it points.
     unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(N).cast())
-    };
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
 }
 
 /// Products of one block of codes with its four groups of activations, in i16 lanes.
@@ -302,7 +332,7 @@ fn dots<const R: usize>(rows: &[f16], x: &[f32]) -> [f32; R] {
     let (x_blocks, x_rest) = x.as_chunks::<32>();
     for (i, x) in x_blocks.iter().enumerate() {
         for r in 0..R {
-            prefetch::<AHEAD_F16>(bytemuck::cast_slice(&rows[r * cols + 32 * i..]));
+            prefetch(rows[r * cols + 32 * i..].as_ptr().cast::<u8>().wrapping_add(AHEAD_F16));
         }
         for v in 0..4 {
             let x = load_f32(&x[8 * v..]);
@@ -369,7 +399,7 @@ fn dot_i8(y: &mut [f64], w: &[i8], x: &ShadowVector) {
 fn dot_run(w: &[i8], x: &[i16]) -> i64 {
     let mut acc = [_mm256_setzero_si256(); 4];
     for (w, x) in w.as_chunks::<64>().0.iter().zip(x.as_chunks::<64>().0) {
-        prefetch::<AHEAD_F16>(bytemuck::cast_slice(w));
+        prefetch(w.as_ptr().cast::<u8>().wrapping_add(AHEAD_F16));
         for v in 0..4 {
             let w: &[i8; 16] = w[16 * v..].first_chunk().expect("16 of 64 values");
             // SAFETY: 16 readable bytes by type; this load accepts any alignment.

@@ -43,6 +43,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     dot_i8,
     gemv_f32,
     gemv_i2s,
+    gemv_i2s_picked,
     gemm_i2s,
     gemv_f16,
     attn_scores,
@@ -66,24 +67,54 @@ fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
     let (groups, rest) = y.as_chunks_mut::<GEMV_ROWS>();
     let rest_first = groups.len() * GEMV_ROWS;
     for (y, rows) in groups.iter_mut().zip(w.bytes().chunks_exact(GEMV_ROWS * row_bytes)) {
-        let dots = dot_rows::<GEMV_ROWS>(rows, row_bytes, q);
+        let (r0, rows) = rows.split_at(row_bytes);
+        let (r1, rows) = rows.split_at(row_bytes);
+        let (r2, r3) = rows.split_at(row_bytes);
+        let rows = [r0, r1, r2, r3];
+        let dots = dot_rows(rows, rows.map(|row| row.as_ptr().wrapping_add(AHEAD)), q);
         for i in 0..GEMV_ROWS {
             y[i] = scalar::rescale(dots[i] - a.sum, a.s, scale);
         }
     }
     for (i, y) in rest.iter_mut().enumerate() {
-        let [dot] = dot_rows::<1>(w.row(rest_first + i), row_bytes, q);
+        let row = w.row(rest_first + i);
+        let [dot] = dot_rows([row], [row.as_ptr()], q);
         *y = scalar::rescale(dot - a.sum, a.s, scale);
     }
 }
 
-/// `sum(code * q)` of `R` consecutive packed rows.
+/// Rows ahead of a picked one whose bytes are asked for.
+const PICKS_AHEAD: usize = 12;
+
+#[trace_timing(avx512_gemv_i2s_picked)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn gemv_i2s_picked(y: &mut [f32], w: Ternary<'_>, picked: &[u32], q: &[i8], a: ActScale, scale: f32) {
+    let (groups, rest) = picked.as_chunks::<GEMV_ROWS>();
+    for (i, rows) in groups.iter().enumerate() {
+        let ahead = |k: usize| {
+            let later = picked.get(GEMV_ROWS * i + k + PICKS_AHEAD).copied().unwrap_or(rows[k]);
+            w.row(later as usize).as_ptr()
+        };
+        let ahead = [ahead(0), ahead(1), ahead(2), ahead(3)];
+        let dots = dot_rows(rows.map(|r| w.row(r as usize)), ahead, q);
+        for k in 0..GEMV_ROWS {
+            y[rows[k] as usize] = scalar::rescale(dots[k] - a.sum, a.s, scale);
+        }
+    }
+    for &r in rest {
+        let row = w.row(r as usize);
+        let [dot] = dot_rows([row], [row.as_ptr()], q);
+        y[r as usize] = scalar::rescale(dot - a.sum, a.s, scale);
+    }
+}
+
+/// `sum(code * q)` of `R` packed rows, asking for as many bytes from each pointer of `ahead` on the way.
 ///
 /// 64 bytes are two blocks of 128 weights: the lower half of each 2-bit group belongs to the first block, the
 /// upper half to the second, and the activations are loaded to match. A last lone block fills half a register.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn dot_rows<const R: usize>(rows: &[u8], row_bytes: usize, q: &[i8]) -> [i32; R] {
+fn dot_rows<const R: usize>(rows: [&[u8]; R], ahead: [*const u8; R], q: &[i8]) -> [i32; R] {
     let mut acc = [_mm512_setzero_si512(); R];
     let (q_pairs, q_last) = q.as_chunks::<{ 2 * i2s::BLOCK }>();
     for (i, q) in q_pairs.iter().enumerate() {
@@ -94,9 +125,8 @@ fn dot_rows<const R: usize>(rows: &[u8], row_bytes: usize, q: &[i8]) -> [i32; R]
             load_two(&q[96..], &q[224..]),
         ];
         for r in 0..R {
-            let codes = &rows[r * row_bytes + 64 * i..];
-            prefetch::<AHEAD>(codes);
-            acc[r] = dot_codes(acc[r], load_512(codes), q);
+            prefetch(ahead[r].wrapping_add(64 * i));
+            acc[r] = dot_codes(acc[r], load_512(&rows[r][64 * i..]), q);
         }
     }
     if !q_last.is_empty() {
@@ -109,8 +139,7 @@ fn dot_rows<const R: usize>(rows: &[u8], row_bytes: usize, q: &[i8]) -> [i32; R]
             load_two(&q_last[96..], &zero),
         ];
         for r in 0..R {
-            let block: &[u8; i2s::BLOCK_BYTES] =
-                rows[r * row_bytes + at..].first_chunk().expect("rows are whole blocks");
+            let block: &[u8; i2s::BLOCK_BYTES] = rows[r][at..].first_chunk().expect("rows are whole blocks");
             // SAFETY: 32 readable bytes by type; this load accepts any alignment.
             let block = unsafe { _mm256_loadu_si256(block.as_ptr().cast()) };
             acc[r] = dot_codes(acc[r], _mm512_castsi256_si512(block), q);
@@ -123,15 +152,15 @@ fn dot_rows<const R: usize>(rows: &[u8], row_bytes: usize, q: &[i8]) -> [i32; R]
     dots
 }
 
-/// Asks for the cache line `N` bytes past the start of `bytes`.
+/// Asks for the cache line at an address that need not be one of ours.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn prefetch<const N: usize>(bytes: &[u8]) {
+fn prefetch(address: *const u8) {
     #[allow(unused_unsafe, reason = "newer compilers know that a prefetch is safe")]
     // SAFETY: a prefetch reads nothing the program can see and cannot fault, wherever it points.
     unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(N).cast())
-    };
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
 }
 
 /// Adds the products of one register of codes with its four groups of activations.
@@ -335,7 +364,7 @@ fn dots<const R: usize>(rows: &[f16], x: &[f32]) -> [f32; R] {
         let x = load_f32(x);
         for r in 0..R {
             let row = &rows[r * cols + 32 * i..];
-            prefetch::<AHEAD_F16>(bytemuck::cast_slice(row));
+            prefetch(row.as_ptr().cast::<u8>().wrapping_add(AHEAD_F16));
             let v = load_f16(row);
             acc[r][0] = _mm512_fmadd_ps(v[0], x[0], acc[r][0]);
             acc[r][1] = _mm512_fmadd_ps(v[1], x[1], acc[r][1]);
@@ -411,7 +440,7 @@ fn dots_i8<const R: usize>(w: &[i8], x: &ShadowVector) -> [f64; R] {
         let (high, low) = (load_512(bytemuck::cast_slice(high)), load_512(bytemuck::cast_slice(low)));
         for r in 0..R {
             let bytes: &[u8] = bytemuck::cast_slice(&w[r * cols + 64 * i..]);
-            prefetch::<AHEAD_F16>(bytes);
+            prefetch(bytes.as_ptr().wrapping_add(AHEAD_F16));
             let w = _mm512_xor_si512(load_512(bytes), flip);
             acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], w, high);
             acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], w, low);

@@ -104,6 +104,30 @@ fn ternary_vector_products_agree() {
     }
 }
 
+#[test]
+fn picked_rows_equal_those_of_the_whole_product_and_others_stay() {
+    let mut rng = Rng(10);
+    for k in std::iter::once(scalar()).chain(others()) {
+        for (rows, cols) in [(1, 128), (40, 640), (97, 2560), (33, 384)] {
+            let packed = i2s::pack(&rng.ternary(rows * cols));
+            let w = Ternary::new(&packed, rows, cols);
+            let mut q = vec![0; cols];
+            let a = scalar().quantize(&mut q, &rng.floats(cols, 5.0));
+            let mut whole = vec![0.0; rows];
+            scalar().gemv_i2s(&mut whole, w, &q, a, 0.37);
+            for one_in in [1, 2, 7, 1000] {
+                let picked: Vec<u32> = (0..rows as u32).filter(|_| rng.below(one_in) == 0).collect();
+                let mut y = vec![-7.5; rows];
+                k.gemv_i2s_picked(&mut y, w, &picked, (&q, a), 0.37);
+                for r in 0..rows {
+                    let expected = if picked.contains(&(r as u32)) { whole[r] } else { -7.5 };
+                    assert_eq!(y[r].to_bits(), expected.to_bits(), "{} row {r} of [{rows}, {cols}]", k.isa());
+                }
+            }
+        }
+    }
+}
+
 /// The sums that overflow i16 lanes when they are moved to i32 too late.
 #[test]
 fn ternary_products_survive_the_largest_sums() {

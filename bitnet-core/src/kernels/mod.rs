@@ -92,6 +92,7 @@ macro_rules! elementwise {
 }
 use elementwise;
 
+type PickedGemv = unsafe fn(&mut [f32], Ternary<'_>, &[u32], &[i8], ActScale, f32);
 type Gemm = unsafe fn(&mut [&mut [f32]], Ternary<'_>, &ActTiles<'_>, f32, &mut Vec<u8>);
 
 /// The kernels of one instruction set. Holding one is proof that this CPU has it.
@@ -111,6 +112,7 @@ pub struct Kernels {
     bounds: unsafe fn(&mut [f32], &[f64], &[ShadowRow], &ShadowVector) -> f32,
     dot_i8: unsafe fn(&mut [f64], &[i8], &ShadowVector),
     gemv_i2s: unsafe fn(&mut [f32], Ternary<'_>, &[i8], ActScale, f32),
+    gemv_i2s_picked: PickedGemv,
     gemm_i2s: Gemm,
     gemv_f16: unsafe fn(&mut [f32], &[f16], &[f32]),
     attn_scores: unsafe fn(&mut [f32], &[f32], &[f16], usize, f32),
@@ -240,6 +242,31 @@ impl Kernels {
         assert_eq!(y.len(), w.rows(), "gemv_i2s: y has {} values, w has {} rows", y.len(), w.rows());
         assert_eq!(q.len(), w.cols(), "gemv_i2s: q has {} values, w has {} columns", q.len(), w.cols());
         dispatch!(self.gemv_i2s(y, w, q, a, scale));
+    }
+
+    /// As [`Kernels::gemv_i2s`] for the rows in `picked` alone; the other values of `y` stay as they are.
+    ///
+    /// # Panics
+    /// If a length disagrees with a shape, or a picked row is not there.
+    #[trace_timing(rows = picked.len(), cols = w.cols(), bytes = picked.len() * w.row_bytes())]
+    pub fn gemv_i2s_picked(
+        &self,
+        y: &mut [f32],
+        w: Ternary<'_>,
+        picked: &[u32],
+        (q, a): (&[i8], ActScale),
+        scale: f32,
+    ) {
+        assert_eq!(y.len(), w.rows(), "gemv_i2s_picked: y has {} values, w has {} rows", y.len(), w.rows());
+        assert_eq!(
+            q.len(),
+            w.cols(),
+            "gemv_i2s_picked: q has {} values, w has {} columns",
+            q.len(),
+            w.cols()
+        );
+        assert!(picked.iter().all(|&r| (r as usize) < w.rows()), "gemv_i2s_picked: a row past the last");
+        dispatch!(self.gemv_i2s_picked(y, w, picked, q, a, scale));
     }
 
     /// `y_t = scale * (w · q_t) / s_t` for each token `t`: a ternary matrix times several quantized vectors.

@@ -26,6 +26,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     dot_i8,
     gemv_f32,
     gemv_i2s,
+    gemv_i2s_picked,
     gemm_i2s,
     gemv_f16,
     attn_scores,
@@ -51,6 +52,12 @@ pub(super) fn dot_codes(row: &[u8], q: &[i8]) -> i32 {
 fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
     for (r, y) in y.iter_mut().enumerate() {
         *y = rescale(dot_codes(w.row(r), q) - a.sum, a.s, scale);
+    }
+}
+
+fn gemv_i2s_picked(y: &mut [f32], w: Ternary<'_>, picked: &[u32], q: &[i8], a: ActScale, scale: f32) {
+    for &r in picked {
+        y[r as usize] = rescale(dot_codes(w.row(r as usize), q) - a.sum, a.s, scale);
     }
 }
 

@@ -217,6 +217,30 @@ impl Matrix {
         }
     }
 
+    /// The same rows where `gate` is positive, and 0 elsewhere.
+    #[trace_timing(matrix_open, tensor = self.name(), rows = y.values.len())]
+    fn multiply_open(&self, kernels: &Kernels, scale: f32, y: Piece<'_>, gate: &[f32], x: &Operand) {
+        const RUN: usize = 512; // rows whose numbers fit the stack
+        let (q, a) = x.tiles().single(0);
+        let w = self.ternary().slice(y.first, y.values.len());
+        for (i, (y, gate)) in y.values.chunks_mut(RUN).zip(gate.chunks(RUN)).enumerate() {
+            let mut picked = [0; RUN];
+            let mut n = 0;
+            for (r, (y, &gate)) in y.iter_mut().zip(gate).enumerate() {
+                *y = 0.0;
+                picked[n] = r as u32;
+                n += usize::from(gate > 0.0);
+            }
+            kernels.gemv_i2s_picked(y, w.slice(i * RUN, y.len()), &picked[..n], (q, a), scale);
+        }
+    }
+
+    /// Whether every output for this vector is sure to be finite: a sum is at most `128 * cols`.
+    fn is_finite(&self, scale: f32, x: &Operand) -> bool {
+        let (_, a) = x.tiles().single(0);
+        (128.0 * self.cols as f32 / a.s * scale).is_finite()
+    }
+
     /// The same rows for every token of `x`.
     #[trace_timing(
         matrix,
@@ -282,6 +306,37 @@ pub fn multiply<const M: usize>(
         let strips = products.into_iter().flat_map(|(m, y)| strips(m, y, team.len())).collect();
         team.each(strips, |mut s: Strip<'_>| s.matrix.multiply_strip(kernels, s.first, &mut s.y, x));
     }
+}
+
+/// `gate = W_gate x` and, only where that is positive, `up = W_up x`; elsewhere `up` is 0.
+///
+/// For squared ReLU: where the gate is not positive, `max(gate, 0)^2 * up` is zero whatever finite value `up` has,
+/// so the rows of `W_up` behind it need not be read. One token only, and ternary matrices; anything else is
+/// [`multiply`].
+///
+/// # Panics
+/// If a length disagrees with a shape.
+pub fn multiply_gated(
+    team: &Team,
+    kernels: &Kernels,
+    (gate, gate_y): (&Matrix, &mut [f32]),
+    (up, up_y): (&Matrix, &mut [f32]),
+    x: &Operand,
+) {
+    let scale = match (gate.format, up.format) {
+        (Format::Ternary { .. }, Format::Ternary { scale, .. }) if x.n() == 1 && up.is_finite(scale, x) => {
+            scale
+        }
+        _ => return multiply(team, kernels, [(gate, gate_y), (up, up_y)], x),
+    };
+    assert!(gate_y.len() == gate.rows && up_y.len() == up.rows && gate.rows == up.rows, "gate and up differ");
+    let shares = [Share { values: gate_y, unit: ROWS_TOGETHER }, Share { values: up_y, unit: ROWS_TOGETHER }];
+    team.split(shares, |[gate_y, up_y]| {
+        let first = up_y.first;
+        let gate_values = &mut *gate_y.values;
+        gate.multiply_vector(kernels, Piece { first, values: gate_values }, x);
+        up.multiply_open(kernels, scale, Piece { first, values: up_y.values }, gate_values, x);
+    });
 }
 
 /// Some rows of a product, for every token.
