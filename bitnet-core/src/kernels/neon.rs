@@ -1,4 +1,4 @@
-//! NEON: 16 packed bytes, or four f32 values, at a time. Two tables that differ in the ternary products.
+//! NEON: 16 packed bytes, or four f32 values, at a time. Two tables that differ in the products of integers.
 //!
 //! Codes 0..=2 are multiplied as signed bytes, and `sum(q)` is subtracted once at the end. [`dot`] has `sdot`, which
 //! adds four products to each i32 lane. [`plain`] adds products in i16 lanes and moves them to i32 lanes before they
@@ -15,6 +15,7 @@ use std::arch::{aarch64::*, asm, is_aarch64_feature_detected};
 use half::f16;
 
 use super::{ActTiles, Kernels, elementwise, scalar, tiles::Tile};
+use crate::ops::screen::ShadowVector;
 use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
 use crate::trace::trace_timing;
@@ -34,17 +35,17 @@ pub(super) fn ternary_name(kernels: &Kernels) -> &'static str {
 
 elementwise!("neon");
 
-// -------------------------------------------------------------------------------------------- ternary products
+// ------------------------------------------------------------------------------------------ products of integers
 
 /// Rows that share one load of the activations.
 const GEMV_ROWS: usize = 4;
 /// Rows of a panel: four registers of 4 sums.
 const PANEL: usize = 16;
 
-/// One table, and all of its ternary products but the two loops that multiply.
+/// One table, and all of its ternary products but the loops that multiply.
 macro_rules! ternary_products {
     ($feature:literal, tile: $tile:literal [$($n:literal)*], $gemv:ident, $gemm:ident) => {
-        pub(super) static KERNELS: Kernels = Kernels {
+        pub(in crate::kernels) static KERNELS: Kernels = Kernels {
             isa: crate::kernels::Isa::Neon,
             tile: $tile,
             rms_norm,
@@ -55,6 +56,9 @@ macro_rules! ternary_products {
             add,
             rotate,
             gemv_f32,
+            shadow_row,
+            bounds,
+            dot_i8,
             gemv_i2s,
             gemm_i2s,
             gemv_f16,
@@ -86,12 +90,11 @@ macro_rules! ternary_products {
         fn dot_rows<const R: usize>(rows: &[u8], row_bytes: usize, q: &[i8]) -> [i32; R] {
             let mut acc = [[vdupq_n_s32(0); 2]; R];
             for (i, q) in q.as_chunks::<{ i2s::BLOCK }>().0.iter().enumerate() {
-                for half in 0..2 {
-                    let q = load_groups(q, 16 * half);
-                    for r in 0..R {
-                        let at = r * row_bytes + i * i2s::BLOCK_BYTES + 16 * half;
-                        acc[r][half] = dot_codes(acc[r][half], unpack(load_u8(&rows[at..])), q);
-                    }
+                let (first, second) = (load_groups(q, 0), load_groups(q, 16));
+                for r in 0..R {
+                    let block = &rows[r * row_bytes + i * i2s::BLOCK_BYTES..][..i2s::BLOCK_BYTES];
+                    acc[r][0] = dot_codes(acc[r][0], unpack(load_u8(block)), first);
+                    acc[r][1] = dot_codes(acc[r][1], unpack(load_u8(&block[16..])), second);
                 }
             }
             let mut out = [0; R];
@@ -122,8 +125,8 @@ macro_rules! ternary_products {
     };
 }
 
-/// Ternary products with the dot product instructions.
-mod dot {
+/// Products of integers with the dot product instructions.
+pub(super) mod dot {
     use super::*;
 
     // 24 sums, four registers of weights, and the rest for activations.
@@ -142,7 +145,7 @@ mod dot {
     #[target_feature(enable = "neon,dotprod")]
     fn gemm_tile<const T: usize>(panel: &[u8], q: &[i8]) -> [[int32x4_t; 4]; T] {
         let mut acc = [[vdupq_n_s32(0); 4]; T];
-        let (weights, _) = panel.as_chunks::<{ 4 * PANEL }>();
+        let (weights, _) = bytemuck::cast_slice(panel).as_chunks::<{ 4 * PANEL }>();
         let (quads, _) = q.as_chunks::<4>();
         for (w, q) in weights.iter().zip(quads.chunks_exact(T)) {
             let w = [load_i8(&w[..16]), load_i8(&w[16..]), load_i8(&w[32..]), load_i8(&w[48..])];
@@ -154,6 +157,24 @@ mod dot {
             }
         }
         acc
+    }
+
+    /// With the two halves of the vector; no sum of one of them exceeds `128 * 128 * 65536`.
+    #[trace_timing(neondot_dot_i8)]
+    #[target_feature(enable = "neon,dotprod")]
+    fn dot_i8(y: &mut [f64], w: &[i8], x: &ShadowVector) {
+        let (x_high, x_low) = (x.high.as_chunks::<64>().0, x.low.as_chunks::<64>().0);
+        for (y, w) in y.iter_mut().zip(w.chunks_exact(x.values.len())) {
+            let (mut high, mut low) = ([vdupq_n_s32(0); 4], [vdupq_n_s32(0); 4]);
+            for (w, (x_high, x_low)) in w.as_chunks::<64>().0.iter().zip(x_high.iter().zip(x_low)) {
+                for v in 0..4 {
+                    let w = load_i8(&w[16 * v..]);
+                    high[v] = sdot(high[v], w, load_i8(&x_high[16 * v..]));
+                    low[v] = sdot(low[v], w, load_i8(&x_low[16 * v..]));
+                }
+            }
+            *y = (256 * sum_i64(high) + sum_i64(low)) as f64;
+        }
     }
 
     /// Adds four neighbouring products of bytes to each lane.
@@ -175,8 +196,8 @@ mod dot {
     }
 }
 
-/// Ternary products of the first generation of 64-bit ARM.
-mod plain {
+/// Products of integers on the first generations of 64-bit ARM.
+pub(super) mod plain {
     use super::*;
 
     // Half a panel at a time: 16 registers of i16 sums, 8 of i32 sums, two of weights, and one activation.
@@ -186,12 +207,57 @@ mod plain {
     #[inline]
     #[target_feature(enable = "neon")]
     fn dot_codes(acc: int32x4_t, codes: [int8x16_t; 4], q: [int8x16_t; 4]) -> int32x4_t {
-        let mut products = vdupq_n_s16(0); // 8 of at most 2 * 128 to each lane
-        for g in 0..4 {
-            products = vmlal_s8(products, vget_low_s8(codes[g]), vget_low_s8(q[g]));
-            products = vmlal_high_s8(products, codes[g], q[g]);
+        let products = multiply(multiply(vdupq_n_s16(0), codes[0], q[0]), codes[1], q[1]);
+        let products = multiply(multiply(products, codes[2], q[2]), codes[3], q[3]);
+        vpadalq_s16(acc, products) // 8 products of at most 2 * 128 in each lane
+    }
+
+    /// Values whose products fit i32 lanes: each of 16 lanes takes `4096 / 16` products of at most `128 * 127 * 256`.
+    const I32_RUN: usize = 4096;
+
+    #[trace_timing(neon_dot_i8)]
+    #[target_feature(enable = "neon")]
+    fn dot_i8(y: &mut [f64], w: &[i8], x: &ShadowVector) {
+        for (y, w) in y.iter_mut().zip(w.chunks_exact(x.values.len())) {
+            let mut dot = 0;
+            for (w, x) in w.chunks(I32_RUN).zip(x.values.chunks(I32_RUN)) {
+                let mut acc = [vdupq_n_s32(0); 4];
+                for (w, x) in w.as_chunks::<32>().0.iter().zip(x.as_chunks::<32>().0) {
+                    for v in 0..2 {
+                        let w = load_i8(&w[16 * v..]);
+                        let (w, x) = ([vmovl_s8(vget_low_s8(w)), vmovl_high_s8(w)], &x[16 * v..]);
+                        for (i, x) in [load_i16(x), load_i16(&x[8..])].into_iter().enumerate() {
+                            acc[2 * i] = vmlal_s16(acc[2 * i], vget_low_s16(w[i]), vget_low_s16(x));
+                            acc[2 * i + 1] = vmlal_high_s16(acc[2 * i + 1], w[i], x);
+                        }
+                    }
+                }
+                dot += sum_i64(acc);
+            }
+            *y = dot as f64;
         }
-        vpadalq_s16(acc, products)
+    }
+
+    /// Adds the products of two registers of bytes to i16 lanes.
+    ///
+    /// Not with intrinsics: from those the compiler widens the activations once for all rows, and then has to widen
+    /// every register of codes, too, which takes twice the instructions.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn multiply(acc: int16x8_t, a: int8x16_t, b: int8x16_t) -> int16x8_t {
+        let mut sum = acc;
+        // SAFETY: reads and writes the named registers only.
+        unsafe {
+            asm!(
+                "smlal {sum:v}.8h, {a:v}.8b, {b:v}.8b",
+                "smlal2 {sum:v}.8h, {a:v}.16b, {b:v}.16b",
+                sum = inout(vreg) sum,
+                a = in(vreg) a,
+                b = in(vreg) b,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        sum
     }
 
     /// `sum(code * q)` of the 16 rows of a panel with each of `T` tokens.
@@ -201,7 +267,7 @@ mod plain {
         // 32 steps of at most 2 * 128 each, two lanes joined, are 2^14; one block of 128 columns is 32 steps.
         const STEPS: usize = i2s::BLOCK / 4;
         let mut sums = [[vdupq_n_s32(0); 4]; T];
-        let (weights, _) = panel.as_chunks::<{ 4 * PANEL }>();
+        let (weights, _) = bytemuck::cast_slice(panel).as_chunks::<{ 4 * PANEL }>();
         let (quads, _) = q.as_chunks::<4>();
         for half in [0, 2] {
             for (weights, quads) in weights.chunks_exact(STEPS).zip(quads.chunks_exact(STEPS * T)) {
@@ -246,7 +312,6 @@ fn unpack(w: uint8x16_t) -> [int8x16_t; 4] {
 #[inline]
 #[target_feature(enable = "neon")]
 fn load_groups(q: &[i8; i2s::BLOCK], at: usize) -> [int8x16_t; 4] {
-    let q: &[u8; i2s::BLOCK] = bytemuck::cast_ref(q);
     [load_i8(&q[at..]), load_i8(&q[32 + at..]), load_i8(&q[64 + at..]), load_i8(&q[96 + at..])]
 }
 
@@ -260,8 +325,21 @@ fn load_u8(bytes: &[u8]) -> uint8x16_t {
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn load_i8(bytes: &[u8]) -> int8x16_t {
-    vreinterpretq_s8_u8(load_u8(bytes))
+fn load_i8(values: &[i8]) -> int8x16_t {
+    vreinterpretq_s8_u8(load_u8(bytemuck::cast_slice(values)))
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_i16(values: &[i16]) -> int16x8_t {
+    vreinterpretq_s16_u8(load_u8(bytemuck::cast_slice(values)))
+}
+
+/// The sum of 16 lanes that may not fit one.
+#[inline]
+#[target_feature(enable = "neon")]
+fn sum_i64(v: [int32x4_t; 4]) -> i64 {
+    vaddlvq_s32(v[0]) + vaddlvq_s32(v[1]) + vaddlvq_s32(v[2]) + vaddlvq_s32(v[3])
 }
 
 /// Four activations, four times.
@@ -336,20 +414,11 @@ fn store_tile<const T: usize>(
 
 // --------------------------------------------------------------------------------------------- f16 dot products
 
-/// Rows of the head that run side by side: two of them fill sixteen of the 32 registers.
-const HEAD_ROWS: usize = 2;
-
 #[trace_timing(neon_gemv_f16)]
 #[target_feature(enable = "neon")]
 fn gemv_f16(y: &mut [f32], w: &[f16], x: &[f32]) {
-    let cols = x.len();
-    let (groups, rest) = y.as_chunks_mut::<HEAD_ROWS>();
-    let rest_first = groups.len() * HEAD_ROWS;
-    for (y, rows) in groups.iter_mut().zip(w.chunks_exact(HEAD_ROWS * cols)) {
-        *y = dots::<HEAD_ROWS>(rows, x);
-    }
-    for (i, y) in rest.iter_mut().enumerate() {
-        [*y] = dots::<1>(&w[(rest_first + i) * cols..][..cols], x);
+    for (y, row) in y.iter_mut().zip(w.chunks_exact(x.len())) {
+        [*y] = dots::<1>(row, x);
     }
 }
 
@@ -467,5 +536,23 @@ fn mix<const H: usize>(out: &mut [f32], v: &[f16], p: &[f32], head_dim: usize) {
         for h in 0..H {
             out[h * head_dim + d] = reduce(acc[h]);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_table_has_its_name() {
+        assert_eq!(dot::KERNELS.ternary_name(), "neondot");
+        assert_eq!(plain::KERNELS.ternary_name(), "neon");
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test's own switch, never read by the engine")]
+    fn the_products_that_ci_names_are_chosen() {
+        let Ok(name) = std::env::var("BITNET_REQUIRE_KERNEL") else { return };
+        assert_eq!(Kernels::detect().ternary_name(), name);
     }
 }
