@@ -60,6 +60,7 @@ macro_rules! ternary_products {
             bounds,
             dot_i8,
             gemv_i2s,
+            gemv_i2s_picked,
             gemm_i2s,
             gemv_f16,
             attn_scores,
@@ -81,6 +82,21 @@ macro_rules! ternary_products {
             for (i, y) in rest.iter_mut().enumerate() {
                 let [dot] = dot_rows::<1>(w.row(rest_first + i), row_bytes, q);
                 *y = scalar::rescale(dot - a.sum, a.s, scale);
+            }
+        }
+
+        #[target_feature(enable = $feature)]
+        fn gemv_i2s_picked(
+            y: &mut [f32],
+            w: Ternary<'_>,
+            picked: &[u32],
+            q: &[i8],
+            a: ActScale,
+            scale: f32,
+        ) {
+            for &r in picked {
+                let [dot] = dot_rows::<1>(w.row(r as usize), w.row_bytes(), q);
+                y[r as usize] = scalar::rescale(dot - a.sum, a.s, scale);
             }
         }
 
