@@ -12,7 +12,7 @@
 //! - [`kv_cache`], [`attention`], [`forward`]: the network for one step; reads like the paper
 //! - [`tokenizer`], [`sampler`], [`session`]: text to ids and back, the choice among logits, a text in progress
 //! - [`generate`]: evaluate, choose, repeat
-//! - [`synth`]: made-up models of real shapes; [`parity`]: comparing logs of logits
+//! - [`synth`]: made-up models of real shapes; [`parity`]: comparing logs of logits; [`probe`]: what the machine can do
 //!
 //! [`trace`] is the run-time half of the annotations, open to all.
 
@@ -29,6 +29,7 @@ pub mod kv_cache;
 pub mod model;
 pub mod ops;
 pub mod parity;
+pub mod probe;
 pub mod quant;
 pub mod sampler;
 pub mod session;

@@ -10,6 +10,7 @@
 //! | `isa.rs` | the names, and which table a CPU gets |
 //! | `tiles.rs` | how the activations of several tokens lie in memory for a matrix product |
 //! | `scalar.rs` | the definition |
+//! | `self_test.rs` | every kernel executed on this CPU, for `bitnet doctor` |
 //! | `avx2.rs`, `avx512.rs`, `neon.rs` | the same functions for one instruction set |
 #![expect(
     unsafe_code,
@@ -26,11 +27,13 @@ mod isa;
 #[cfg(all(feature = "cpu", target_arch = "aarch64"))]
 mod neon;
 mod scalar;
+mod self_test;
 mod tiles;
 
 use half::f16;
 
 pub use isa::Isa;
+pub use self_test::self_test;
 pub use tiles::{ActTiles, pack_tile};
 
 use crate::ops::rope::Pairing;

@@ -1,0 +1,203 @@
+//! A self-test for people: every kernel of an instruction set executed on this very CPU.
+//!
+//! The battery that developers run looks at every length and every remainder; this one takes milliseconds, needs no
+//! test build and answers whether *this* machine computes what it should.
+
+use half::f16;
+
+use super::{ActTiles, Isa, Kernels, pack_tile};
+use crate::error::{Error, Result};
+use crate::ops::rope::Pairing;
+use crate::quant::act::ActScale;
+use crate::quant::i2s::{self, Ternary};
+
+/// Executes every kernel of `isa` and compares bits: ternary products with integer arithmetic done here, everything
+/// else with the scalar kernels.
+///
+/// # Errors
+/// If this CPU or this build does not have `isa`, or a result differs; the error names the kernel.
+pub fn self_test(isa: Isa) -> Result<()> {
+    let bench = Bench { kernels: Kernels::for_isa(isa)?, scalar: Kernels::for_isa(Isa::Scalar)? };
+    // Rows that leave remainders of every row group, columns of one block, an odd number of them and a real width.
+    for (rows, cols) in [(1, 128), (37, 384), (67, 2560)] {
+        bench.ternary(rows, cols)?;
+        bench.dense(rows, cols)?;
+    }
+    for n in [1, 31, 96, 2560] {
+        bench.elementwise(n)?;
+    }
+    for n_pos in [1, 33, 100] {
+        bench.attention(n_pos)?;
+    }
+    Ok(())
+}
+
+/// What is tested, and what it is held against.
+struct Bench {
+    kernels: &'static Kernels,
+    scalar: &'static Kernels,
+}
+
+impl Bench {
+    fn ternary(&self, rows: usize, cols: usize) -> Result<()> {
+        const SCALE: f32 = 0.37;
+        let k = self.kernels;
+        let mut random = Random(rows as u64);
+        let weights: Vec<i8> = (0..rows * cols).map(|_| random.below(3) as i8 - 1).collect();
+        let packed = i2s::pack(&weights);
+        let w = Ternary::new(&packed, rows, cols);
+        let n = k.tile() + 1;
+        let (mut q, mut expected) = (vec![0i8; n * cols], vec![0.0; n * rows]);
+        let mut scales = Vec::with_capacity(n);
+        for (q, y) in q.chunks_exact_mut(cols).zip(expected.chunks_exact_mut(rows)) {
+            let x = random.floats(cols);
+            let mut own = vec![0; cols];
+            let a = self.scalar.quantize(q, &x);
+            if k.quantize(&mut own, &x) != a || own != q {
+                return Err(self.differs("quantize", &format!("{cols} values")));
+            }
+            for (y, w) in y.iter_mut().zip(weights.chunks_exact(cols)) {
+                let sum: i32 = w.iter().zip(&*q).map(|(&w, &q)| i32::from(w) * i32::from(q)).sum();
+                *y = sum as f32 / a.s * SCALE;
+            }
+            scales.push(a);
+        }
+        let what = format!("[{rows}, {cols}]");
+        let mut y = vec![0.0; rows];
+        k.gemv_i2s(&mut y, w, &q[..cols], scales[0], SCALE);
+        self.same("gemv_i2s", &what, &y, &expected[..rows])?;
+
+        let tiled = tiled(&q, &scales, cols, k.tile());
+        let mut y = vec![0.0; n * rows];
+        let mut outs: Vec<&mut [f32]> = y.chunks_exact_mut(rows).collect();
+        let x = ActTiles::new(&tiled, &scales, cols, k.tile());
+        k.gemm_i2s(&mut outs, w, &x, SCALE, &mut Vec::new());
+        self.same("gemm_i2s", &format!("{what}, {n} tokens"), &y, &expected)
+    }
+
+    fn dense(&self, rows: usize, cols: usize) -> Result<()> {
+        let mut random = Random(cols as u64);
+        let (w, x) = (random.floats(rows * cols), random.floats(cols));
+        let halves: Vec<f16> = w.iter().map(|&v| f16::from_f32(v)).collect();
+        let rounded: Vec<f32> = x.iter().map(|&v| f16::from_f32(v).to_f32()).collect();
+        self.both("gemv_f32", rows, |k, y| k.gemv_f32(y, &w, &x))?;
+        self.both("gemv_f16", rows, |k, y| k.gemv_f16(y, &halves, &rounded))
+    }
+
+    fn elementwise(&self, n: usize) -> Result<()> {
+        let mut random = Random(n as u64);
+        let (x, z) = (random.floats(n), random.floats(n));
+        let half = n / 2;
+        self.both("rms_norm", n, |k, y| k.rms_norm(y, &x, &z, 1e-5))?;
+        let on_x = |name, f: &dyn Fn(&Kernels, &mut [f32])| {
+            self.both(name, n, |k, y| {
+                y.copy_from_slice(&x);
+                f(k, y);
+            })
+        };
+        on_x("relu2_mul", &|k, y| k.relu2_mul(y, &z))?;
+        on_x("silu_mul", &|k, y| k.silu_mul(y, &z))?;
+        on_x("add", &|k, y| k.add(y, &z))?;
+        on_x("rotate", &|k, y| k.rotate(y, &z[..half], &x[..half], Pairing::Halves))?;
+        on_x("rotate", &|k, y| k.rotate(y, &z[..half], &x[..half], Pairing::Adjacent))?;
+        if n.is_multiple_of(32) { on_x("softmax", &|k, y| k.softmax(y)) } else { Ok(()) }
+    }
+
+    fn attention(&self, n_pos: usize) -> Result<()> {
+        const HEAD_DIM: usize = 96;
+        const N_QUERY: usize = 5;
+        let n_pad = n_pos.next_multiple_of(32);
+        let mut random = Random(n_pos as u64);
+        let halves = |values: Vec<f32>| values.into_iter().map(f16::from_f32).collect::<Vec<f16>>();
+        let rounded =
+            |values: Vec<f32>| -> Vec<f32> { halves(values).into_iter().map(f16::to_f32).collect() };
+        let (keys, values) =
+            (halves(random.floats(n_pos * HEAD_DIM)), halves(random.floats(n_pad * HEAD_DIM)));
+        let (q, p) = (rounded(random.floats(N_QUERY * HEAD_DIM)), rounded(random.floats(N_QUERY * n_pad)));
+        self.both("attn_scores", N_QUERY * n_pad, |k, y| k.attn_scores(y, &q, &keys, HEAD_DIM, 0.1))?;
+        self.both("attn_mix", N_QUERY * HEAD_DIM, |k, y| k.attn_mix(y, &values, &p, HEAD_DIM))
+    }
+
+    /// Runs a kernel of both tables, on outputs of `n` values.
+    fn both(&self, name: &str, n: usize, run: impl Fn(&Kernels, &mut [f32])) -> Result<()> {
+        let (mut got, mut expected) = (vec![0.5; n], vec![0.25; n]);
+        run(self.kernels, &mut got);
+        run(self.scalar, &mut expected);
+        self.same(name, &format!("{n} values"), &got, &expected)
+    }
+
+    fn same(&self, name: &str, what: &str, got: &[f32], expected: &[f32]) -> Result<()> {
+        let differ = |(got, expected): (&f32, &f32)| got.to_bits() != expected.to_bits();
+        match got.iter().zip(expected).position(differ) {
+            None => Ok(()),
+            Some(i) => {
+                let (got, expected) = (got[i], expected[i]);
+                Err(self.differs(name, &format!("{what}: value {i} is {got:e}, expected {expected:e}")))
+            }
+        }
+    }
+
+    fn differs(&self, name: &str, what: &str) -> Error {
+        let isa = self.kernels.isa();
+        Error::Invalid { what: format!("--isa {isa}"), reason: format!("self-test of {name} failed, {what}") }
+    }
+}
+
+/// The rows of `q` in tiles.
+fn tiled(q: &[i8], scales: &[ActScale], cols: usize, tile: usize) -> Vec<i8> {
+    let mut tiled = vec![0; q.len()];
+    let tiles: Vec<(usize, usize)> =
+        ActTiles::new(q, scales, cols, tile).tiles().map(|tile| (tile.first, tile.scales.len())).collect();
+    for (first, n) in tiles {
+        let to = &mut tiled[first * cols..][..n * cols];
+        for (t, row) in q[first * cols..].chunks_exact(cols).take(n).enumerate() {
+            pack_tile(to, row, t, n);
+        }
+    }
+    tiled
+}
+
+/// SplitMix64: the same numbers on every machine.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+
+    /// `n` values in -4..4.
+    fn floats(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.below(1 << 24) as f32 / (1 << 21) as f32 - 4.0).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_of_this_machine_passes() {
+        for isa in Isa::available() {
+            self_test(isa).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_absent_instruction_set_is_refused() {
+        let absent = if cfg!(target_arch = "x86_64") { Isa::Neon } else { Isa::Avx512 };
+        assert!(self_test(absent).is_err());
+    }
+
+    #[test]
+    fn a_value_that_differs_is_named() {
+        let scalar = Kernels::for_isa(Isa::Scalar).unwrap();
+        let bench = Bench { kernels: scalar, scalar };
+        assert!(bench.same("add", "3 values", &[1.0, f32::NAN], &[1.0, f32::NAN]).is_ok());
+        let error = bench.same("add", "3 values", &[1.0, 0.0], &[1.0, -0.0]).unwrap_err().to_string();
+        assert_eq!(error, "--isa scalar: self-test of add failed, 3 values: value 1 is 0e0, expected -0e0");
+    }
+}

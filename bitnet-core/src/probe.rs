@@ -1,0 +1,137 @@
+//! What this machine can do at most: bytes read and int8 products, per second.
+//!
+//! Decoding is bound by the first, prefill by the second; a speed means little without them. Both take about a
+//! second, run on threads of their own, and report the best of a few rounds: a ceiling is what was reached once.
+
+use std::hint::black_box;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::kernels::{ActTiles, Kernels};
+use crate::quant::act::ActScale;
+use crate::quant::i2s::{self, Ternary};
+
+/// Read by all threads together: several times the last-level cache of any CPU this is likely to run on.
+const READ_BYTES: usize = 512 << 20;
+const ROUNDS: usize = 5;
+
+/// Bytes per second that `n_threads` threads read from memory together, each its own part, front to back.
+///
+/// # Errors
+/// If `n_threads` is zero or absurd, or there is no memory to read.
+pub fn read_bandwidth(n_threads: usize) -> Result<f64> {
+    check(n_threads)?;
+    let n = READ_BYTES / size_of::<u64>() / n_threads;
+    let mut parts = Vec::new();
+    for _ in 0..n_threads {
+        let mut part = Vec::new();
+        part.try_reserve_exact(n).map_err(|_| Error::Invalid {
+            what: "probe".into(),
+            reason: format!("there is no memory to read {} MiB", READ_BYTES >> 20),
+        })?;
+        parts.push(part);
+    }
+    let barrier = Barrier::new(n_threads);
+    let times = on_threads(parts, |mut part| {
+        part.resize(n, 1u64); // on the thread that reads it, which is where the system then puts it
+        let mut times = [Duration::ZERO; ROUNDS];
+        for time in &mut times {
+            barrier.wait();
+            let start = Instant::now();
+            let sum = part.iter().fold(0u64, |sum, &v| sum.wrapping_add(v));
+            black_box(sum);
+            barrier.wait(); // the round lasts as long as its slowest thread
+            *time = start.elapsed();
+        }
+        times
+    });
+    let best = times.iter().flatten().min().expect("a round at least").as_secs_f64();
+    Ok((n * n_threads * size_of::<u64>()) as f64 / best.max(1e-9))
+}
+
+/// Multiply-adds of int8 per second by the ternary matrix kernel of the best instruction set, on `n_threads`
+/// threads whose operands stay in their caches.
+///
+/// What it measures is the kernel, unpacking and rescaling included: the ceiling of prefill, and a little below that
+/// of the multiply instruction alone.
+///
+/// # Errors
+/// If `n_threads` is zero or absurd.
+pub fn multiply_rate(n_threads: usize) -> Result<f64> {
+    /// 160 KiB of weights, 240 KiB of activations, 96 KiB of results: within a second-level cache.
+    const ROWS: usize = 256;
+    const COLS: usize = 2560;
+    const N_TOKENS: usize = 96;
+    /// Long enough for clocks to settle, short enough to wait for.
+    const ROUND: Duration = Duration::from_millis(60);
+
+    check(n_threads)?;
+    let kernels = Kernels::detect();
+    let barrier = Barrier::new(n_threads);
+    let rates = on_threads(vec![(); n_threads], |()| {
+        let weights: Vec<i8> = (0..ROWS * COLS).map(|i| (i % 3) as i8 - 1).collect();
+        let packed = i2s::pack(&weights);
+        let w = Ternary::new(&packed, ROWS, COLS);
+        let q = vec![3i8; N_TOKENS * COLS]; // all values equal, so that their order in the tiles does not matter
+        let scales = vec![ActScale { s: 1.0, sum: 3 * COLS as i32 }; N_TOKENS];
+        let mut y = vec![0.0; N_TOKENS * ROWS];
+        let mut panel = Vec::new();
+        let mut rates = [0.0; ROUNDS];
+        for rate in &mut rates {
+            barrier.wait();
+            let (start, mut n_calls) = (Instant::now(), 0);
+            while n_calls == 0 || start.elapsed() < ROUND {
+                let mut outs: Vec<&mut [f32]> = y.chunks_exact_mut(ROWS).collect();
+                let x = ActTiles::new(&q, &scales, COLS, kernels.tile());
+                kernels.gemm_i2s(&mut outs, w, &x, 1.0, &mut panel);
+                black_box(outs);
+                n_calls += 1;
+            }
+            let products = (n_calls * ROWS * COLS * N_TOKENS) as f64;
+            *rate = products / start.elapsed().as_secs_f64().max(1e-9);
+        }
+        rates
+    });
+    // A round is as fast as its threads together.
+    let rounds = (0..ROUNDS).map(|round| rates.iter().map(|rates| rates[round]).sum::<f64>());
+    Ok(rounds.fold(0.0, f64::max))
+}
+
+fn check(n_threads: usize) -> Result<()> {
+    const MOST: usize = 1024;
+    if (1..=MOST).contains(&n_threads) {
+        return Ok(());
+    }
+    let reason = format!("expected 1 to {MOST}, found {n_threads}");
+    Err(Error::Invalid { what: "--threads".into(), reason })
+}
+
+/// Runs `work` on each of `items`, all at once.
+fn on_threads<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    std::thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = items.into_iter().map(|item| scope.spawn(move || work(item))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a probe does not panic")).collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No machine is slower than this, and none is a thousand times faster: a unit mixed up would show.
+    #[test]
+    fn both_rates_are_of_this_world() {
+        let (read, multiply) = (read_bandwidth(2).unwrap(), multiply_rate(2).unwrap());
+        assert!((1e7..1e13).contains(&read), "{read} bytes per second");
+        assert!((1e7..1e14).contains(&multiply), "{multiply} multiply-adds per second");
+    }
+
+    #[test]
+    fn no_threads_and_too_many_are_refused() {
+        for n in [0, 100_000] {
+            assert!(read_bandwidth(n).is_err() && multiply_rate(n).is_err());
+        }
+    }
+}
