@@ -61,6 +61,10 @@ fn obey(command: Command) -> Result<(), Failure> {
         #[cfg(feature = "full-cli")]
         Command::Profile(args) => cmd::profile::profile(&args),
         #[cfg(feature = "full-cli")]
+        Command::Perplexity(args) => cmd::perplexity::perplexity(&args),
+        #[cfg(feature = "full-cli")]
+        Command::Eval(args) => cmd::eval::eval(&args),
+        #[cfg(feature = "full-cli")]
         Command::Synth(args) => cmd::synth::synth(&args),
     }
 }

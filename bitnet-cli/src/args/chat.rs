@@ -10,8 +10,8 @@ pub(super) const VERB: Verb =
     Verb { name: "chat", summary: "talk with a model, turn by turn", help: HELP, flags: FLAGS, parse };
 
 const HELP: &str = "\
-Talks with a model, turn by turn, in the chat format it was trained for. Replies go to stdout. From a
-pipe, every line is a turn.
+Talks with a model, turn by turn, in the chat format it was trained for. Replies go to stdout. From
+a pipe, every line is a turn.
 
 Usage: bitnet chat -m FILE [flags]
 
@@ -46,8 +46,8 @@ Flags:
   -q, --quiet             no greeting, and nothing on stderr when all goes well
   -h, --help              this text
 
-Type /help for the commands. Ctrl-C ends a reply and keeps what there is of it; at the prompt, twice
-in a row, it leaves, as Ctrl-D does.
+Type /help for the commands. Ctrl-C ends a reply and keeps what there is of it; at the prompt, it
+leaves if pressed twice in a row, as Ctrl-D does.
 ";
 
 const FLAGS: &[Flag] = &[

@@ -12,9 +12,13 @@ mod bench;
 #[cfg(feature = "full-cli")]
 mod chat;
 #[cfg(feature = "full-cli")]
+mod eval;
+#[cfg(feature = "full-cli")]
 mod inspect;
 #[cfg(feature = "full-cli")]
 mod parity;
+#[cfg(feature = "full-cli")]
+mod perplexity;
 #[cfg(feature = "full-cli")]
 mod profile;
 #[cfg(feature = "full-cli")]
@@ -34,9 +38,13 @@ pub(crate) use bench::{BenchArgs, Format, Source};
 #[cfg(feature = "full-cli")]
 pub(crate) use chat::ChatArgs;
 #[cfg(feature = "full-cli")]
+pub(crate) use eval::EvalArgs;
+#[cfg(feature = "full-cli")]
 pub(crate) use inspect::InspectArgs;
 #[cfg(feature = "full-cli")]
 pub(crate) use parity::{CompareArgs, ParityArgs, RecordArgs, Source as LogSource};
+#[cfg(feature = "full-cli")]
+pub(crate) use perplexity::PerplexityArgs;
 #[cfg(feature = "full-cli")]
 pub(crate) use profile::ProfileArgs;
 #[cfg(feature = "full-cli")]
@@ -64,6 +72,12 @@ pub(crate) enum Command {
     /// Say where a run's time goes.
     #[cfg(feature = "full-cli")]
     Profile(Box<ProfileArgs>),
+    /// Measure how well a text is predicted.
+    #[cfg(feature = "full-cli")]
+    Perplexity(Box<PerplexityArgs>),
+    /// Count right answers.
+    #[cfg(feature = "full-cli")]
+    Eval(Box<EvalArgs>),
     /// Write a synthetic model.
     #[cfg(feature = "full-cli")]
     Synth(SynthArgs),
@@ -93,6 +107,10 @@ const VERBS: &[Verb] = &[
     parity::VERB,
     #[cfg(feature = "full-cli")]
     profile::VERB,
+    #[cfg(feature = "full-cli")]
+    perplexity::VERB,
+    #[cfg(feature = "full-cli")]
+    eval::VERB,
     #[cfg(feature = "full-cli")]
     synth::VERB,
 ];
@@ -138,7 +156,7 @@ fn help() -> String {
         "bitnet runs 1.58-bit (ternary) language models on the CPU.\n\nUsage: bitnet <verb> [flags]\n\nVerbs:\n",
     );
     for verb in VERBS {
-        text += &format!("  {:9} {}\n", verb.name, verb.summary);
+        text += &format!("  {:11} {}\n", verb.name, verb.summary);
     }
     text + "
 Flags:

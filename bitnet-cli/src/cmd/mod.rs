@@ -10,9 +10,13 @@ pub(crate) mod bench;
 #[cfg(feature = "full-cli")]
 pub(crate) mod chat;
 #[cfg(feature = "full-cli")]
+pub(crate) mod eval;
+#[cfg(feature = "full-cli")]
 pub(crate) mod inspect;
 #[cfg(feature = "full-cli")]
 pub(crate) mod parity;
+#[cfg(feature = "full-cli")]
+pub(crate) mod perplexity;
 #[cfg(feature = "full-cli")]
 pub(crate) mod profile;
 #[cfg(feature = "full-cli")]

@@ -13,6 +13,8 @@ mod bench;
 #[cfg(feature = "full-cli")]
 mod cheap;
 #[cfg(feature = "full-cli")]
+mod eval;
+#[cfg(feature = "full-cli")]
 mod golden;
 #[cfg(feature = "full-cli")]
 mod hostile;
@@ -22,6 +24,8 @@ mod inspect;
 mod instrument;
 #[cfg(feature = "full-cli")]
 mod parity;
+#[cfg(feature = "full-cli")]
+mod perplexity;
 #[cfg(feature = "full-cli")]
 mod profile;
 #[cfg(feature = "full-cli")]

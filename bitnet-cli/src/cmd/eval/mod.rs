@@ -1,0 +1,226 @@
+//! `bitnet eval`: how many questions a model answers exactly.
+
+mod question;
+
+use bitnet_core::model::Logits;
+use bitnet_core::{Sampler, SamplerOptions, Session, TokenId, Tokenizer};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use self::question::Question;
+use super::generate::Voice;
+use super::load::{Loaded, load, session_options};
+use crate::args::EvalArgs;
+use crate::exit::{Failure, complain};
+use crate::interrupt;
+use crate::output::Output;
+use crate::progress::Progress;
+
+/// The task that is all tasks together.
+const TOTAL: &str = "total";
+
+/// Asks every question, prints the scores, and fails if one is too low.
+pub(crate) fn eval(args: &EvalArgs) -> Result<(), Failure> {
+    let questions = question::read(&args.data)?;
+    let mut scores = Scores::of(&questions);
+    if let Some((task, _)) = args.least.iter().find(|(task, _)| scores.find(task).is_none()) {
+        let known: Vec<&str> = scores.0.iter().map(|score| &*score.task).collect();
+        let what = format!("--min {}", task.escape_debug());
+        return Err(Failure::misuse(&what, &format!("no such task; expected one of {}", known.join(", "))));
+    }
+    let Loaded { model, tokenizer, .. } = load(&args.model)?;
+    let Some(tokenizer) = &tokenizer else {
+        return Err(Failure::misuse("eval", "the model has no vocabulary; give --tokenizer FILE"));
+    };
+    interrupt::watch();
+    let session = Session::new(&model, &session_options(&args.model))?;
+    let mut examinee = Examinee { session, tokenizer, hash: Sha256::new() };
+    let mut progress = if args.quiet { None } else { Progress::new("eval".into()) };
+    let mut misses = Vec::new();
+    for (i, question) in questions.iter().enumerate() {
+        let Some(Reply { text, ended }) = examinee.ask(question)? else { return Err(Failure::Interrupted) };
+        let right = ended && text == question.answer;
+        scores.count(&question.task, right);
+        if !right {
+            misses.push((question, text, ended));
+        }
+        if let Some(progress) = &mut progress {
+            progress.show(i as u64 + 1, questions.len() as u64);
+        }
+    }
+    drop(progress);
+    let hash: String = examinee.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let answer = if args.json {
+        let misses = misses.iter().map(|(question, text, ended)| {
+            let Question { task, prompt, answer } = question;
+            json!({ "task": task, "prompt": prompt, "answer": answer, "found": text, "ended": ended })
+        });
+        let body = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "model": model.gguf().path().to_string_lossy(),
+            "scores": scores.json(&args.least),
+            "misses": Value::from_iter(misses),
+            "logits_sha256": hash,
+        });
+        format!("{body}\n")
+    } else {
+        scores.table()
+    };
+    Output::stdout().all(&answer)?;
+    scores.check(&args.least)
+}
+
+/// What a question was answered.
+struct Reply {
+    text: String,
+    /// By an end token; without one the text goes on.
+    ended: bool,
+}
+
+/// A model under examination.
+struct Examinee<'m, 't> {
+    session: Session<'m>,
+    tokenizer: &'t Tokenizer,
+    /// Of the bits of every logit at every choice.
+    hash: Sha256,
+}
+
+impl Examinee<'_, '_> {
+    /// The reply to a question; `None` if Ctrl-C came.
+    fn ask(&mut self, question: &Question) -> Result<Option<Reply>, Failure> {
+        let mut pending: Vec<TokenId> =
+            self.tokenizer.bos().filter(|_| self.tokenizer.adds_bos()).into_iter().collect();
+        pending.extend(self.tokenizer.encode_with_specials(&question.prompt)?);
+        // A token is a byte at least: whoever has said more than this many is wrong already.
+        let most = question.answer.len() + 4;
+        let mut sampler = Sampler::new(SamplerOptions::greedy())?;
+        let mut voice = Voice::new(Some(self.tokenizer), Vec::new())?;
+        let mut ended = false;
+        self.session.clear();
+        for _ in 0..=most {
+            if !self.session.prefill_while(&pending, Logits::All, || !interrupt::pressed())? {
+                return Ok(None);
+            }
+            let logits = self.session.last_logits();
+            logits.iter().for_each(|logit| self.hash.update(logit.to_bits().to_le_bytes()));
+            let token = sampler.sample(logits);
+            if self.tokenizer.end_tokens().contains(&token) {
+                ended = true;
+                break;
+            }
+            voice.say(token);
+            pending = vec![token];
+        }
+        voice.finish();
+        Ok(Some(Reply { text: voice.text, ended }))
+    }
+}
+
+/// How much of a task is right.
+#[derive(Debug)]
+struct Score {
+    task: String,
+    n_right: usize,
+    n_asked: usize,
+}
+
+impl Score {
+    fn percent(&self) -> f64 {
+        100.0 * self.n_right as f64 / self.n_asked.max(1) as f64
+    }
+}
+
+/// Tasks in the order of the file, then all of them.
+struct Scores(Vec<Score>);
+
+impl Scores {
+    /// Every task with nothing asked yet.
+    fn of(questions: &[Question]) -> Self {
+        let mut scores = Scores(Vec::new());
+        for task in questions.iter().map(|question| &*question.task).chain([TOTAL]) {
+            if scores.find(task).is_none() {
+                scores.0.push(Score { task: task.to_owned(), n_right: 0, n_asked: 0 });
+            }
+        }
+        scores
+    }
+
+    fn find(&self, task: &str) -> Option<&Score> {
+        self.0.iter().find(|score| score.task == task)
+    }
+
+    fn count(&mut self, task: &str, right: bool) {
+        for score in self.0.iter_mut().filter(|score| score.task == task || score.task == TOTAL) {
+            score.n_asked += 1;
+            score.n_right += usize::from(right);
+        }
+    }
+
+    fn table(&self) -> String {
+        let width = self.0.iter().map(|score| score.task.chars().count()).max().unwrap_or(0);
+        let lines = self.0.iter().map(|score| {
+            let Score { task, n_right, n_asked } = score;
+            format!("{task:width$}  {n_right:>7} of {n_asked:<7} {:6.2} %\n", score.percent())
+        });
+        lines.collect()
+    }
+
+    fn json(&self, least: &[(String, f64)]) -> Value {
+        Value::from_iter(self.0.iter().map(|score| {
+            let least = least.iter().filter(|(task, _)| *task == score.task).map(|(_, percent)| *percent);
+            json!({
+                "task": score.task,
+                "right": score.n_right,
+                "asked": score.n_asked,
+                "percent": score.percent(),
+                "min": least.reduce(f64::max),
+            })
+        }))
+    }
+
+    /// Says which tasks fell short.
+    fn check(&self, least: &[(String, f64)]) -> Result<(), Failure> {
+        let mut short = false;
+        for (task, percent) in least {
+            let score = self.find(task).expect("every task of --min was found before the first question");
+            if score.percent() < *percent {
+                complain(&format!("{task}: {:.2} % are right, --min asks for {percent} %", score.percent()));
+                short = true;
+            }
+        }
+        if short { Err(Failure::Said(5)) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scores() -> Scores {
+        let ask = |task: &str| Question { task: task.into(), prompt: String::new(), answer: String::new() };
+        let mut scores = Scores::of(&[ask("b"), ask("a"), ask("b")]);
+        [("b", true), ("a", false), ("b", true)]
+            .into_iter()
+            .for_each(|(task, right)| scores.count(task, right));
+        scores
+    }
+
+    #[test]
+    fn tasks_keep_their_order_and_the_total_is_last() {
+        let table = scores().table();
+        let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0], ["b", "2", "of", "2", "100.00", "%"]);
+        assert_eq!(lines[1], ["a", "0", "of", "1", "0.00", "%"]);
+        assert_eq!(lines[2], ["total", "2", "of", "3", "66.67", "%"]);
+    }
+
+    #[test]
+    fn a_score_may_equal_what_is_asked_for() {
+        let check = |least: &[(&str, f64)]| {
+            let least: Vec<_> = least.iter().map(|(task, percent)| ((*task).to_owned(), *percent)).collect();
+            scores().check(&least)
+        };
+        assert!(check(&[("b", 100.0), ("a", 0.0), ("total", 66.6)]).is_ok());
+        assert!(matches!(check(&[("b", 100.0), ("total", 66.7)]), Err(Failure::Said(5))));
+    }
+}

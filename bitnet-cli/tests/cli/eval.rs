@@ -1,0 +1,75 @@
+//! `bitnet eval` on a tiny synthetic model, which repeats what it heard last: after an end token, it ends.
+
+use serde_json::{Value, json};
+
+use crate::support::Ran;
+use crate::tiny::{on_tiny, on_tiny_args, with_stdin};
+
+const QUESTIONS: &str = "end\tUser: hi<|eot_id|>\t\n\
+                         end\ta\\nb\\t\\\\<|eot_id|>\t\n\
+                         say\tab\tab\n\
+                         say\tx<|eot_id|>\tx\n";
+
+fn eval(flags: &str) -> Ran {
+    with_stdin(on_tiny_args("eval", &format!("--data - {flags}")), QUESTIONS.as_bytes())
+}
+
+fn object(flags: &str) -> Value {
+    let ran = eval(&format!("{flags} --json"));
+    serde_json::from_str(ran.done()).unwrap_or_else(|e| panic!("{e}: {ran:?}"))
+}
+
+#[test]
+fn a_right_answer_is_the_whole_text_and_ends() {
+    let object = object("--min end=99.5");
+    let score = |i: usize| (object["scores"][i]["task"].clone(), object["scores"][i]["right"].clone());
+    assert_eq!(score(0), (json!("end"), json!(2)));
+    assert_eq!(score(1), (json!("say"), json!(0)));
+    assert_eq!(score(2), (json!("total"), json!(2)));
+    assert_eq!((&object["scores"][0]["min"], &object["scores"][1]["min"]), (&json!(99.5), &Value::Null));
+    // Two ways to be wrong: to go on after the answer, and to end before it.
+    let misses = object["misses"].as_array().unwrap();
+    assert_eq!(misses.len(), 2);
+    assert_eq!((&misses[0]["prompt"], &misses[0]["ended"]), (&json!("ab"), &json!(false)));
+    assert!(misses[0]["found"].as_str().unwrap().starts_with("abab"), "{object}");
+    assert_eq!((&misses[1]["found"], &misses[1]["ended"]), (&json!(""), &json!(true)));
+}
+
+#[test]
+fn the_table_has_a_line_for_each_task() {
+    let ran = eval("-q");
+    let lines: Vec<String> =
+        ran.done().lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(lines, ["end 2 of 2 100.00 %", "say 0 of 2 0.00 %", "total 2 of 4 50.00 %"]);
+    assert_eq!(ran.stderr, "");
+}
+
+#[test]
+fn a_score_below_the_minimum_exits_5_after_the_table() {
+    let ran = eval("-q --min end=100 --min say=1 --min total=50.5");
+    assert_eq!((ran.code, ran.stdout.lines().count()), (Some(5), 3), "{ran:?}");
+    let short = "bitnet: say: 0.00 % are right, --min asks for 1 %\n\
+                 bitnet: total: 50.00 % are right, --min asks for 50.5 %\n";
+    assert_eq!(ran.stderr, short);
+}
+
+#[test]
+fn every_logit_is_the_same_however_it_is_computed() {
+    let expected = object("");
+    assert_eq!(expected["logits_sha256"].as_str().unwrap().len(), 64);
+    for flags in ["--isa scalar", "-t 1", "-t 2", "-b 1", "--no-mmap"] {
+        assert_eq!(object(flags), expected, "{flags}");
+    }
+}
+
+#[test]
+fn bad_questions_and_minimums_are_refused_by_name() {
+    let ran = with_stdin(on_tiny_args("eval", "--data -"), b"a\tb\n");
+    assert_eq!(ran.refused(2), "--data -: line 1: expected task, prompt and answer, found 2 fields");
+    assert!(on_tiny("eval", "--data no/such.tsv").refused(1).starts_with("cannot open no/such.tsv: "));
+    assert_eq!(eval("--min sum=1").refused(2), "--min sum: no such task; expected one of end, say, total");
+    for bad in ["--min say", "--min say=x", "--min say=101", "--min =1", "--min say=NaN"] {
+        assert!(eval(bad).refused(2).contains("expected a task and a number from 0 to 100"), "{bad}");
+    }
+    assert!(on_tiny("eval", "").refused(2).starts_with("--data: expected a file of questions"));
+}
