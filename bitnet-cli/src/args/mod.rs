@@ -12,6 +12,10 @@ mod bench;
 #[cfg(feature = "full-cli")]
 mod chat;
 #[cfg(feature = "full-cli")]
+mod completions;
+#[cfg(feature = "full-cli")]
+mod doctor;
+#[cfg(feature = "full-cli")]
 mod eval;
 #[cfg(feature = "full-cli")]
 mod inspect;
@@ -37,6 +41,8 @@ pub(crate) use sampling::Sampling;
 pub(crate) use bench::{BenchArgs, Format, Source};
 #[cfg(feature = "full-cli")]
 pub(crate) use chat::ChatArgs;
+#[cfg(feature = "full-cli")]
+pub(crate) use doctor::DoctorArgs;
 #[cfg(feature = "full-cli")]
 pub(crate) use eval::EvalArgs;
 #[cfg(feature = "full-cli")]
@@ -78,6 +84,9 @@ pub(crate) enum Command {
     /// Count right answers.
     #[cfg(feature = "full-cli")]
     Eval(Box<EvalArgs>),
+    /// Examine the machine.
+    #[cfg(feature = "full-cli")]
+    Doctor(DoctorArgs),
     /// Write a synthetic model.
     #[cfg(feature = "full-cli")]
     Synth(SynthArgs),
@@ -113,6 +122,10 @@ const VERBS: &[Verb] = &[
     eval::VERB,
     #[cfg(feature = "full-cli")]
     synth::VERB,
+    #[cfg(feature = "full-cli")]
+    doctor::VERB,
+    #[cfg(feature = "full-cli")]
+    completions::VERB,
 ];
 
 /// Reads the command line, without the program's name.

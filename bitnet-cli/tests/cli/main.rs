@@ -13,6 +13,10 @@ mod bench;
 #[cfg(feature = "full-cli")]
 mod cheap;
 #[cfg(feature = "full-cli")]
+mod completions;
+#[cfg(feature = "full-cli")]
+mod doctor;
+#[cfg(feature = "full-cli")]
 mod eval;
 #[cfg(feature = "full-cli")]
 mod golden;

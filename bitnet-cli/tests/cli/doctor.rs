@@ -1,0 +1,52 @@
+//! `bitnet doctor` on whatever machine the tests run on.
+
+use bitnet_core::Isa;
+use serde_json::Value;
+
+use crate::support::words;
+
+#[test]
+fn every_instruction_set_here_is_executed_and_right() {
+    let ran = words("doctor --json -t 1");
+    let found: Value = serde_json::from_str(ran.done()).unwrap();
+    let kernels = found["kernels"].as_array().unwrap();
+    assert_eq!(kernels.len(), Isa::ALL.len());
+    for kernel in kernels {
+        let isa = Isa::from_name(kernel["isa"].as_str().unwrap()).unwrap();
+        let here = Isa::available().contains(&isa);
+        assert_eq!(
+            (&kernel["present"], &kernel["right"]),
+            (&here.into(), &here.then_some(true).into()),
+            "{isa}"
+        );
+    }
+    assert_eq!(found["used"], Isa::available().last().unwrap().name());
+    assert!(found["cores"]["usable"].as_u64().unwrap() >= 1);
+    let speed = |key: &str| found[key].as_f64().unwrap();
+    let estimate = |key: &str| found["estimate"][key].as_f64().unwrap();
+    let bytes = estimate("decode_tok_per_s") * estimate("bytes_per_token");
+    assert!((bytes / speed("read_bytes_per_s") - 1.0).abs() < 1e-9);
+    assert_eq!(estimate("bytes_per_token").round(), 1_177_681_920.0);
+    assert!(speed("multiplies_per_s") > 0.0 && estimate("prefill_tok_per_s") > 0.0);
+    #[cfg(target_os = "linux")]
+    assert!(found["memory"]["total_bytes"].as_u64().unwrap() > 1 << 20);
+}
+
+#[test]
+fn the_text_says_the_same_to_people() {
+    let ran = words("doctor -t 1");
+    let labels: Vec<&str> = ran.done().lines().filter_map(|line| line.split(' ').next()).collect();
+    let kernels = vec![""; Isa::ALL.len() - 1];
+    let expected =
+        [&["cpu", "cores", "memory", "kernels"][..], &kernels, &["read", "multiply", "estimate", ""]]
+            .concat();
+    assert_eq!(labels, expected, "{ran:?}");
+    assert!(ran.stdout.contains("scalar   executed, right"), "{ran:?}");
+    assert_eq!(ran.stderr, "", "progress is for a terminal");
+}
+
+#[test]
+fn misuse_is_refused() {
+    assert!(words("doctor -t 0").refused(2).starts_with("-t 0: expected a number from 1 to "));
+    assert!(words("doctor now").refused(2).starts_with("now: unexpected word"));
+}
