@@ -2,7 +2,7 @@
 
 /// `y_i = f32(f32(x_i * r) * weight_i)` with `r = f32(1 / f32(sqrt(f32(mean(x^2) + eps))))`.
 ///
-/// The mean is defined over an f64 sum in index order; see [`mean_square`].
+/// The mean is defined over an f64 sum in index order; see `mean_square` below.
 ///
 /// # Panics
 /// If the three lengths differ.
