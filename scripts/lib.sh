@@ -48,7 +48,7 @@ choose_model() {
     else
         MODEL=$ROOT/target-instrument/synth-tiny-1.gguf
         MODEL_IS="synthesized: bitnet synth --shape tiny --seed 1 (no model under models/)"
-        "$INSTRUMENT" synth --shape tiny --seed 1 "$MODEL" >/dev/null || die "cannot synthesize a model"
+        "$INSTRUMENT" synth --quiet --force --shape tiny --seed 1 "$MODEL" >/dev/null || die "cannot synthesize a model"
         [[ -s $MODEL ]] || die "bitnet synth left no model in $MODEL"
     fi
     if [[ -z $tokenizer && -f $(dirname "$MODEL")/tokenizer.json ]]; then
