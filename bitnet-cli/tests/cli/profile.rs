@@ -47,7 +47,8 @@ fn the_table_has_a_line_for_every_operation() {
     let head: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
     assert_eq!(head, ["operation", "calls", "total", "ms", "own", "ms", "share", "MB", "GB/s"]);
     let operations: Vec<&str> = lines.map(|line| line.split_whitespace().next().unwrap()).collect();
-    for operation in ["session::forward", "forward::attention", "model::matrix::matrix", "kernels::gemv_i2s"]
+    for operation in
+        ["session::forward", "forward::attention", "model::matrix::product::matrix", "kernels::gemv_i2s"]
     {
         assert!(operations.contains(&operation), "{table}");
     }

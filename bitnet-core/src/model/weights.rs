@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::config::{Arch, Config};
-use super::matrix::{Format, Matrix};
+use super::matrix::{Format, Matrix, tensor};
 use super::operand::Wants;
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, Tensor};
+use crate::gguf::Gguf;
 use crate::kernels::Kernels;
 use crate::quant::dense::{self, DenseType};
 
@@ -162,25 +162,6 @@ pub fn wants<'a>(matrices: impl IntoIterator<Item = &'a Matrix>) -> Wants {
         }
     }
     wants
-}
-
-/// Tensor `name`, whose shape must be `shape`.
-pub(super) fn tensor<'a>(gguf: &'a Gguf, name: &str, shape: &[usize]) -> Result<Tensor<'a>> {
-    let malformed = |found: String| Error::Malformed {
-        path: gguf.path().to_owned(),
-        item: format!("tensor {name}"),
-        expected: format!("shape {shape:?}"),
-        found,
-    };
-    let tensor = gguf.tensor(name).ok_or_else(|| malformed("no such tensor".into()))?;
-    // A vector may be written with trailing dimensions of 1, which come first here.
-    let ones = tensor.info.shape.len().saturating_sub(shape.len());
-    let (extra, rest) = tensor.info.shape.split_at(ones);
-    if rest == shape && extra.iter().all(|&n| n == 1) {
-        Ok(tensor)
-    } else {
-        Err(malformed(format!("{:?}", tensor.info.shape)))
-    }
 }
 
 /// A vector of `n` values, as f32.
