@@ -13,8 +13,6 @@ mod demo;
 mod exit;
 mod interrupt;
 mod output;
-
-#[cfg(feature = "full-cli")]
 mod progress;
 #[cfg(feature = "full-cli")]
 mod receipt;

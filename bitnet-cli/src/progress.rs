@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-/// A percentage that redraws itself on stderr, on a terminal only.
+/// A word, or a percentage that redraws itself, on stderr and on a terminal only.
 pub(crate) struct Progress {
     label: String,
     shown: Option<u64>,
@@ -14,7 +14,16 @@ impl Progress {
         io::stderr().is_terminal().then_some(Progress { label, shown: None })
     }
 
+    /// A line that says `label` alone, until it is dropped: of work whose end cannot be foretold.
+    pub(crate) fn word(label: String) -> Option<Self> {
+        let mut progress = Progress::new(label)?;
+        let _ = write!(io::stderr(), "{} ...", progress.label);
+        progress.shown = Some(0);
+        Some(progress)
+    }
+
     /// Shows `done` of `total`, if the percentage changed.
+    #[cfg(feature = "full-cli")]
     pub(crate) fn show(&mut self, done: u64, total: u64) {
         let percent = done.saturating_mul(100) / total.max(1);
         if self.shown != Some(percent) {

@@ -7,6 +7,7 @@ use bitnet_core::{Access, Isa, LoadOptions, Model, SessionOptions, Tokenizer};
 
 use crate::args::ModelArgs;
 use crate::exit::Failure;
+use crate::progress::Progress;
 
 /// A model with the vocabulary it is to use.
 pub(crate) struct Loaded {
@@ -19,6 +20,7 @@ pub(crate) struct Loaded {
 /// Loads the model that the flags name, or the one inside the binary, and its vocabulary.
 pub(crate) fn load(args: &ModelArgs) -> Result<Loaded, Failure> {
     let start = Instant::now();
+    let _word = args.model.as_ref().and_then(|path| Progress::word(format!("loading {}", path.display())));
     let model = match &args.model {
         Some(path) => load_model(path, args)?,
         None => demo(args)?,
