@@ -10,6 +10,7 @@ const ENDLESS: &str = "-c 200000 --temp 0.01 --seed 1";
 
 fn chat(flags: &str) -> Terminal {
     let mut terminal = Terminal::start(on_tiny_args("chat", flags), &[]);
+    terminal.wait_for("loading ");
     terminal.wait_for("/help lists the commands");
     terminal.wait_for("> ");
     terminal
@@ -109,6 +110,7 @@ fn a_pasted_text_of_several_lines_is_one_turn() {
     terminal.wait_for("> ");
     terminal.keys(&format!("/save {}\r", path.display()));
     terminal.wait_for("2 messages)");
+    terminal.wait_for("> "); // an end of input typed before the prompt would be the terminal's, not ours
     terminal.keys("\x04");
     assert_eq!(terminal.end(), Some(0));
     let saved: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
