@@ -206,3 +206,24 @@ fn ctrl_c_keeps_the_text_and_exits_130() {
     assert_eq!(status.code(), Some(130));
     assert_eq!(text.last(), Some(&b'\n'));
 }
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_a_long_prompt_before_its_answer() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Command;
+
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = folder.path().join("prompt");
+    std::fs::write(&prompt, "ab ".repeat(30_000)).unwrap();
+    let line = format!("-f {} --greedy --ignore-eos -n 1 -c 100000 -v", prompt.display());
+    let mut child = command(on_tiny_args("run", &line)).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+    let ready = stderr.find(|line| line.as_ref().unwrap().starts_with("threads: "));
+    assert!(ready.is_some(), "it says what it runs on before it reads the prompt");
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let ran = child.wait_with_output().unwrap();
+    assert_eq!(ran.status.code(), Some(130));
+    assert!(ran.stdout.is_empty(), "a first token was chosen: {:?}", ran.stdout);
+}
