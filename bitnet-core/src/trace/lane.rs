@@ -4,7 +4,8 @@
 //! works is safe and needs no lock on the thread's side; on x86 the stores are plain moves. [`packed`]
 //! draws a span's words. The length is filled in when the span closes, so a span that began is always
 //! complete, however full the memory; what no longer fits is counted. Memory: at most [`MAX_CHUNKS`] chunks
-//! over all threads.
+//! over all threads. A page touched for the first time costs as much as forty spans, so the first chunks are
+//! [prepared](prepare) before the first span.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
@@ -19,6 +20,9 @@ const CHUNK_WORDS: usize = 8192;
 
 /// 128 MiB: about four million spans of two fields, or ten thousand tokens of a 30-layer model.
 pub(super) const MAX_CHUNKS: usize = 2048;
+
+/// 16 MiB, half a million spans of two fields: about 7 ms of page faults.
+const PREPARED_CHUNKS: usize = 256;
 
 /// Sites with sums in a profile; the engine has some dozens.
 const MAX_SITES: usize = 256;
@@ -36,8 +40,15 @@ pub(super) struct Lane {
 
 #[derive(Debug)]
 struct Chunk {
-    words: Box<[AtomicU64]>,
+    words: [AtomicU64; CHUNK_WORDS],
     used: AtomicUsize,
+}
+
+impl Chunk {
+    /// Every page of it touched.
+    fn new() -> Arc<Chunk> {
+        Arc::new(Chunk { words: [const { AtomicU64::new(0) }; CHUNK_WORDS], used: AtomicUsize::new(0) })
+    }
 }
 
 /// What a profile knows of one site on one thread.
@@ -57,6 +68,8 @@ fn add(sum: &AtomicU64, more: u64) {
 static LANES: Mutex<Vec<Arc<Lane>>> = Mutex::new(Vec::new());
 /// Lanes whose thread has ended; the next thread continues one, so many short threads need few lanes.
 static FREE: Mutex<Vec<Arc<Lane>>> = Mutex::new(Vec::new());
+/// Chunks no lane has taken yet.
+static PREPARED: Mutex<Vec<Arc<Chunk>>> = Mutex::new(Vec::new());
 static CHUNKS: AtomicUsize = AtomicUsize::new(0);
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
@@ -69,6 +82,14 @@ pub(super) fn lanes() -> Vec<Arc<Lane>> {
     locked(&LANES).clone()
 }
 
+/// Touches the memory of the first chunks, so that no span has to.
+pub(super) fn prepare() {
+    let mut prepared = locked(&PREPARED);
+    while prepared.len() < PREPARED_CHUNKS {
+        prepared.push(Chunk::new());
+    }
+}
+
 /// Spans that did not fit.
 pub(super) fn dropped() -> u64 {
     DROPPED.load(Relaxed)
@@ -77,8 +98,10 @@ pub(super) fn dropped() -> u64 {
 /// A thread's hold on its lane.
 struct Writer {
     lane: Arc<Lane>,
-    /// The chunk being filled and its place in the lane.
-    chunk: Option<(usize, Arc<Chunk>)>,
+    /// The chunk being filled.
+    chunk: Option<Arc<Chunk>>,
+    /// Its place in the lane.
+    place: u32,
     /// Ticks of the spans already closed inside the open one.
     inner: u64,
 }
@@ -93,48 +116,66 @@ impl Drop for Writer {
     }
 }
 
+/// What is wanted of a span.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// The span itself, for a file.
+    pub(super) kept: bool,
+    /// Its sums, for a profile.
+    pub(super) summed: bool,
+}
+
 /// An open span's place, to be closed on the thread that opened it.
 #[derive(Debug)]
 pub(super) struct Slot {
-    site: usize,
+    /// Index in the sums, if they are wanted.
+    sums: Option<u32>,
     /// Chunk of the lane and word in it, if the span itself is kept.
-    at: Option<(usize, usize)>,
+    at: Option<(u32, u32)>,
     /// [`Writer::inner`] of the span around this one.
     inner: u64,
 }
 
-/// Opens a span on this thread, keeping the span itself if `keep`, and its sums always.
-/// Nothing if the thread is ending.
-pub(super) fn open(site: &Site, number: u32, values: &[Value<'_>], start: u64, keep: bool) -> Option<Slot> {
+/// Opens a span on this thread. Nothing if the thread is ending.
+#[inline]
+pub(super) fn open(
+    site: &Site,
+    number: u32,
+    values: &[Value<'_>],
+    start: u64,
+    wanted: Wanted,
+) -> Option<Slot> {
     let with = |writer: &RefCell<Option<Writer>>| {
         let mut writer = writer.try_borrow_mut().ok()?;
         let writer = writer.get_or_insert_with(Writer::new);
-        let index = number as usize - 1;
-        if let Some(Value::Unsigned(bytes)) = site.bytes_at.and_then(|at| values.get(at))
-            && let Some(sums) = writer.lane.sums.get(index)
+        let sums = wanted.summed.then_some(number - 1);
+        if let Some(index) = sums
+            && let Some(Value::Unsigned(bytes)) = site.bytes_at.and_then(|at| values.get(at))
+            && let Some(sums) = writer.lane.sums.get(index as usize)
         {
             add(&sums.bytes, *bytes);
         }
-        let at = if keep { writer.keep(number, values, start) } else { None };
-        Some(Slot { site: index, at, inner: std::mem::take(&mut writer.inner) })
+        let at = if wanted.kept { writer.keep(number, values, start) } else { None };
+        Some(Slot { sums, at, inner: std::mem::take(&mut writer.inner) })
     };
     WRITER.try_with(with).ok().flatten()
 }
 
 /// Closes it.
+#[inline]
 pub(super) fn close(slot: &Slot, start: u64, end: u64) {
     let with = |writer: &RefCell<Option<Writer>>| {
         let Ok(mut writer) = writer.try_borrow_mut() else { return };
         let Some(writer) = writer.as_mut() else { return };
         let ticks = end.saturating_sub(start);
-        if let Some(sums) = writer.lane.sums.get(slot.site) {
+        if let Some(sums) = slot.sums.and_then(|index| writer.lane.sums.get(index as usize)) {
             add(&sums.calls, 1);
             add(&sums.ticks, ticks);
             add(&sums.own_ticks, ticks.saturating_sub(writer.inner));
         }
         writer.inner = slot.inner + ticks;
         if let Some((chunk, word)) = slot.at {
-            writer.fill_in_length(chunk, word, ticks);
+            writer.fill_in_length(chunk, word as usize, ticks);
         }
     };
     let _ = WRITER.try_with(with); // a thread that is ending has given its lane away
@@ -155,24 +196,26 @@ impl Writer {
             lanes.push(Arc::clone(&lane));
             lane
         });
-        Writer { lane, chunk: None, inner: 0 }
+        Writer { lane, chunk: None, place: 0, inner: 0 }
     }
 
     /// Writes a span without its length; nothing if memory is full.
-    fn keep(&mut self, number: u32, values: &[Value<'_>], start: u64) -> Option<(usize, usize)> {
+    #[inline]
+    fn keep(&mut self, number: u32, values: &[Value<'_>], start: u64) -> Option<(u32, u32)> {
         let values = &values[..values.len().min(packed::MAX_FIELDS)];
-        let length = packed::words_of(values);
-        let fits = self.chunk.as_ref().is_some_and(|(_, c)| c.used.load(Relaxed) + length <= CHUNK_WORDS);
+        let most = packed::most_words(values.len());
+        let rest = |chunk: &Chunk| CHUNK_WORDS - chunk.used.load(Relaxed);
+        let fits = self.chunk.as_ref().is_some_and(|chunk| rest(chunk) >= most);
         let has_room = number <= packed::MAX_SITE && (fits || self.next_chunk());
         if !has_room {
             DROPPED.fetch_add(1, Relaxed);
             return None;
         }
-        let (place, chunk) = self.chunk.as_ref()?;
+        let chunk = self.chunk.as_ref()?;
         let at = chunk.used.load(Relaxed);
-        packed::put(&chunk.words[at..at + length], number, start.saturating_sub(clock::zero()), values);
+        let length = packed::put(&chunk.words[at..at + most], number, start, values);
         chunk.used.store(at + length, Release);
-        Some((*place, at))
+        Some((self.place, at as u32))
     }
 
     #[cold]
@@ -181,22 +224,28 @@ impl Writer {
             CHUNKS.fetch_sub(1, Relaxed);
             return false;
         }
-        let words = (0..CHUNK_WORDS).map(|_| AtomicU64::new(0)).collect();
-        let chunk = Arc::new(Chunk { words, used: AtomicUsize::new(0) });
+        let prepared = locked(&PREPARED).pop();
+        let chunk = prepared.unwrap_or_else(Chunk::new);
         let mut chunks = locked(&self.lane.chunks);
         chunks.push(Arc::clone(&chunk));
-        self.chunk = Some((chunks.len() - 1, chunk));
+        self.place = (chunks.len() - 1) as u32;
+        self.chunk = Some(chunk);
         true
     }
 
-    fn fill_in_length(&self, place: usize, word: usize, ticks: u64) {
+    #[inline]
+    fn fill_in_length(&self, place: u32, word: usize, ticks: u64) {
         match &self.chunk {
-            Some((current, chunk)) if *current == place => packed::put_length(&chunk.words[word..], ticks),
-            _ => {
-                if let Some(chunk) = locked(&self.lane.chunks).get(place) {
-                    packed::put_length(&chunk.words[word..], ticks);
-                }
-            }
+            Some(chunk) if self.place == place => packed::put_length(&chunk.words[word..], ticks),
+            _ => self.fill_in_earlier(place, word, ticks),
+        }
+    }
+
+    /// The length of a span whose chunk has been filled since.
+    #[cold]
+    fn fill_in_earlier(&self, place: u32, word: usize, ticks: u64) {
+        if let Some(chunk) = locked(&self.lane.chunks).get(place as usize) {
+            packed::put_length(&chunk.words[word..], ticks);
         }
     }
 }
@@ -207,7 +256,7 @@ impl Lane {
         let chunks = locked(&self.chunks).clone();
         for chunk in chunks {
             let mut words = chunk.words[..chunk.used.load(Acquire)].iter().map(|word| word.load(Relaxed));
-            while let Some(span) = packed::read(&mut words) {
+            while let Some(span) = packed::read(&mut words, clock::zero()) {
                 each(span)?;
             }
         }
@@ -232,6 +281,7 @@ mod tests {
     #[test]
     fn spans_come_back_whole_and_what_does_not_fit_is_counted() {
         static SITE: Site = Site::detail("test", "here", &["a", "bytes", "c", "d"]);
+        const BOTH: Wanted = Wanted { kept: true, summed: true };
         let text = "\u{e9}".repeat(40); // 80 bytes, cut at 64
         let reads = [
             Read::Signed(-3),
@@ -248,17 +298,17 @@ mod tests {
             let values =
                 [Value::Signed(-3), Value::Unsigned(7), Value::Float(f64::NEG_INFINITY), Value::Text(&text)];
             CHUNKS.fetch_add(MAX_CHUNKS - 2, Relaxed);
-            let outer = open(&SITE, 1, &values, zero + 10, true).unwrap();
+            let outer = open(&SITE, 1, &values, zero + 10, BOTH).unwrap();
             let mut kept = 1;
             for start in zero + 20.. {
-                let inner = open(&SITE, 1, &values, start, true).unwrap();
+                let inner = open(&SITE, 1, &values, start, BOTH).unwrap();
                 close(&inner, start, start + 1);
                 if inner.at.is_none() {
                     break;
                 }
                 kept += 1;
             }
-            let unwanted = open(&SITE, 1, &[], zero + 30, false).unwrap();
+            let unwanted = open(&SITE, 1, &[], zero + 30, Wanted { kept: false, summed: true }).unwrap();
             close(&unwanted, zero + 30, zero + 31);
             close(&outer, zero + 10, zero + 90_000);
             CHUNKS.fetch_sub(MAX_CHUNKS - 2, Relaxed);
@@ -287,7 +337,7 @@ mod tests {
         assert_eq!((ticks, own), (89_990 + kept + 1, 89_990));
 
         // The thread is gone; the next one continues its lane.
-        let next = move || open(&SITE, 1, &[], zero + 95_000, true).is_some();
+        let next = move || open(&SITE, 1, &[], zero + 95_000, BOTH).is_some();
         assert!(std::thread::spawn(next).join().unwrap());
         assert_eq!(super::lanes().len(), 1);
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::{FILE, PARITY, QUANT, TIMING, chrome, clock, environment};
+use super::{FILE, PARITY, QUANT, TIMING, chrome, clock, environment, lane};
 use crate::error::{Error, Result};
 
 /// The bits of [`ON`].
@@ -113,6 +113,7 @@ pub fn profile() -> Result<()> {
 pub fn record_to(path: &Path) -> Result<()> {
     clock::calibrate();
     chrome::open(path)?;
+    lane::prepare();
     turn_on(FILE_BIT);
     Ok(())
 }
