@@ -21,6 +21,9 @@ pub(super) const VERB: Verb = Verb {
 const HELP: &str = "\
 Measures tokens per second: pp128 is prefill of 128 tokens, tg32 decode of 32. Every row is warmed
 up once and repeated; repetitions are interleaved, so that a slow minute hurts all rows alike.
+Of a model too large for caches, decode is also given as a share of the memory bandwidth measured
+before and after, prefill of the multiply rate; a share above 100 % is an error of measuring, and
+then nothing is reported (exit code 5).
 
 Usage: bitnet bench (-m FILE | --synthetic SHAPE) [flags]
 

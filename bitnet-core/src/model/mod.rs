@@ -102,6 +102,13 @@ impl Model {
         let screen = if head == Logits::All { None } else { self.screen.get().and_then(Option::as_ref) };
         layers + screen.map_or_else(|| self.weights.head().n_bytes(), |s| s.n_bytes() as u64)
     }
+
+    /// Multiply-adds that one token takes in the layers' matrices: what prefill is made of, but for attention.
+    #[must_use]
+    pub fn layer_macs(&self) -> u64 {
+        let macs = |m: &Matrix| m.rows() as u64 * m.cols() as u64;
+        self.weights.layers.iter().flat_map(|l| l.matrices()).map(macs).sum()
+    }
 }
 
 /// Which logits a step computes.

@@ -3,6 +3,7 @@
 //! Each repetition runs every row once, so that a slow minute of the machine hurts all rows alike; the first
 //! repetition warms up and is not counted.
 
+mod ceiling;
 mod print;
 mod row;
 mod stats;
@@ -17,13 +18,14 @@ use bitnet_core::synth::SynthOptions;
 use bitnet_core::{Logits, Model, Session, SessionOptions, TokenId};
 use serde_json::{Value, json};
 
-use self::row::{Row, Subject, Test};
+use self::ceiling::Ceilings;
+use self::row::{Load, Row, Subject, Test};
 use super::load::{load_model, session_options};
 use super::synth;
 use crate::args::{BenchArgs, Source};
 use crate::exit::Failure;
 use crate::interrupt;
-use crate::output::Output;
+use crate::output::{Output, note};
 use crate::progress::Progress;
 use crate::receipt::{Receipt, cpu_model, file_identity};
 
@@ -34,7 +36,9 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let file = ModelFile::of(&args.source, args.quiet)?;
     // Hashing reads the whole file: a model that comes from a disk is in memory before the first sample.
     let identity = receipt.is_some().then(|| file_identity(&file.path)).transpose()?;
+    let start = Instant::now();
     let model = load_model(&file.path, &args.model)?;
+    let load = until_first_token(&model, args, start)?;
     let mut subject = Subject {
         model: file.name.clone(),
         model_bytes: model.gguf().file_len(),
@@ -42,14 +46,22 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         n_batch: args.model.n_batch.unwrap_or(DEFAULT_BATCH),
         cpu: cpu_model(),
         head: if args.head == Logits::All { "full" } else { "screened" },
-        bytes_per_token: 0,
+        bytes_per_token: model.decode_bytes(args.head),
+        macs_per_token: model.layer_macs(),
+        ceilings: Ceilings::default(),
+        load,
     };
     drop(file);
+    if !args.quiet {
+        note(format_args!("{}", subject.load));
+    }
 
     let mut rows = plan(&model, args)?;
+    subject.ceilings.probe(&rows, subject.bytes_per_token)?;
     let complete = measure(&model, args, &mut rows)?;
-    subject.bytes_per_token = model.decode_bytes(args.head);
+    subject.ceilings.probe(&rows, subject.bytes_per_token)?;
     rows.retain(|row| !row.samples.is_empty());
+    subject.ceilings.check(&rows, &subject)?;
     if !rows.is_empty() {
         Output::stdout().all(&print::print(args.format, &rows, &subject))?;
     }
@@ -66,6 +78,25 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         receipt.write()?;
     }
     Ok(())
+}
+
+/// Decodes one token, and says what it took to get there.
+fn until_first_token(model: &Model, args: &BenchArgs, start: Instant) -> Result<Load, Failure> {
+    let loaded = start.elapsed();
+    let options = SessionOptions {
+        n_ctx: Some(1),
+        n_threads: args.threads.iter().copied().max(),
+        ..session_options(&args.model)
+    };
+    Session::new(model, &options)?.prefill_while(&tokens(model.config().n_vocab, 1), args.head, || true)?;
+    Ok(Load { model: loaded, first_token: start.elapsed(), resident_bytes: resident_bytes() })
+}
+
+/// Resident memory of this process.
+fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 fn synthetic(source: &Source) -> Value {

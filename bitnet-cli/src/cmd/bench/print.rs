@@ -18,7 +18,10 @@ pub(super) fn print(format: Format, rows: &[Row], subject: &Subject) -> String {
 }
 
 fn markdown(rows: &[Row], subject: &Subject) -> String {
-    let head = ["model", "size", "isa", "threads", "test", "tok/s", "median", "GB/s"].map(str::to_owned);
+    let head =
+        ["model", "size", "isa", "threads", "test", "tok/s", "median", "GB/s", "GMAC/s", "% of ceiling"]
+            .map(str::to_owned);
+    let number = |value: Option<f64>, digits| value.map_or_else(String::new, |v| format!("{v:.digits$}"));
     let cells = rows.iter().map(|row| {
         let stats = row.stats();
         [
@@ -29,7 +32,9 @@ fn markdown(rows: &[Row], subject: &Subject) -> String {
             row.name(),
             format!("{:.2} ± {:.2}", stats.mean, stats.stddev),
             format!("{:.2}", stats.median),
-            row.gb_per_s(subject).map_or_else(String::new, |rate| format!("{rate:.2}")),
+            number(row.gb_per_s(subject), 2),
+            number(row.gmac_per_s(subject), 0),
+            number(subject.ceilings.percent(row, subject), 1),
         ]
     });
     table(head, cells.collect())

@@ -1,9 +1,11 @@
 //! One row of a benchmark: what is measured, and its samples.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::ceiling::Ceilings;
 use super::stats::Stats;
 
 /// What one row measures.
@@ -34,10 +36,33 @@ pub(super) struct Subject {
     pub(super) isa: String,
     pub(super) n_batch: usize,
     pub(super) cpu: String,
-    /// Bytes of weights that one decode step reads.
     /// `screened` or `full`.
     pub(super) head: &'static str,
+    /// Bytes of weights that one decode step reads.
     pub(super) bytes_per_token: u64,
+    /// Multiply-adds of one token in the layers' matrices.
+    pub(super) macs_per_token: u64,
+    pub(super) ceilings: Ceilings,
+    pub(super) load: Load,
+}
+
+/// What it took to be ready.
+#[derive(Debug)]
+pub(super) struct Load {
+    /// From opening the file to a model that can be used.
+    pub(super) model: Duration,
+    /// From opening the file to the logits after a first token, everything that is prepared for decoding included.
+    pub(super) first_token: Duration,
+    /// Memory that was resident then, mapped pages of the file included; unknown outside Linux.
+    pub(super) resident_bytes: Option<u64>,
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.first_token.as_secs_f64();
+        write!(f, "load: {:.2} s, with a first token {seconds:.2} s", self.model.as_secs_f64())?;
+        self.resident_bytes.map_or(Ok(()), |n| write!(f, ", {} MiB resident", n >> 20))
+    }
 }
 
 impl Row {
@@ -88,8 +113,15 @@ impl Row {
         Some(self.stats().median * subject.bytes_per_token as f64 / 1e9)
     }
 
+    /// Multiply-adds of the layers' matrices per second by the median sample, in GMAC/s; of prefill only.
+    pub(super) fn gmac_per_s(&self, subject: &Subject) -> Option<f64> {
+        let Test::Prefill(_) = self.test else { return None };
+        Some(self.stats().median * subject.macs_per_token as f64 / 1e9)
+    }
+
     /// The row in llama-bench's keys, then ours.
     pub(super) fn json(&self, subject: &Subject) -> Value {
+        let ceiling = subject.ceilings.of(self.n_threads);
         let speed = self.stats();
         let ns: Vec<u64> =
             self.samples.iter().map(|s| u64::try_from(s.as_nanos()).unwrap_or(u64::MAX)).collect();
@@ -118,6 +150,14 @@ impl Row {
             "head": subject.head,
             "bytes_per_token": subject.bytes_per_token,
             "gb_per_s": self.gb_per_s(subject),
+            "macs_per_token": subject.macs_per_token,
+            "gmac_per_s": self.gmac_per_s(subject),
+            "ceiling_gb_per_s": ceiling.map(|ceiling| ceiling.bytes / 1e9),
+            "ceiling_gmac_per_s": ceiling.map(|ceiling| ceiling.macs / 1e9),
+            "percent_of_ceiling": subject.ceilings.percent(self, subject),
+            "load_ms": subject.load.model.as_secs_f64() * 1e3,
+            "first_token_ms": subject.load.first_token.as_secs_f64() * 1e3,
+            "resident_bytes": subject.load.resident_bytes,
         })
     }
 }
@@ -155,6 +195,9 @@ pub(super) mod tests {
             cpu: "a cpu".into(),
             head: "screened",
             bytes_per_token: 1_000_000,
+            macs_per_token: 2_000_000,
+            ceilings: Ceilings::default(),
+            load: Load { model: Duration::ZERO, first_token: Duration::ZERO, resident_bytes: None },
         };
         (rows, subject)
     }
