@@ -1,0 +1,203 @@
+//! What the kernels reach of what the machine can do, on one thread.
+//!
+//! `cargo bench -p bitnet-core --bench kernels` prints, for each instruction set this CPU has, the median and spread
+//! of eleven runs in GB/s and GMAC/s, and the median as a share of the ceiling that `bitnet doctor` measures too:
+//! memory bandwidth for a matrix times a vector, the multiply rate for a ternary matrix times many. Attention is in
+//! f32, and its ceiling is not measured. Every answer is checked first: it must be the scalar kernel's, bit for bit.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a bench prints, and panics if it cannot be set up"
+)]
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::time::Instant;
+
+use bitnet_core::Isa;
+use bitnet_core::kernels::{ActTiles, Kernels, pack_tile};
+use bitnet_core::ops::screen::ShadowVector;
+use bitnet_core::probe;
+use bitnet_core::quant::i2s::{self, Ternary};
+use bytemuck::Pod;
+use half::f16;
+
+const RUNS: usize = 11;
+/// Values of a row: the width of the 2B-4T model.
+const COLS: usize = 2560;
+
+/// What bounds a kernel.
+enum Bound {
+    Memory,
+    Multiply,
+    Neither,
+}
+
+/// The machine's ceilings for one thread, per second.
+struct Machine {
+    bytes: f64,
+    macs: f64,
+}
+
+/// A kernel's work: the bytes it reads and the products it sums.
+struct Work {
+    name: &'static str,
+    bytes: usize,
+    macs: usize,
+    bound: Bound,
+}
+
+impl Machine {
+    /// Runs `kernel` with every instruction set, all taking turns, and prints a line for each.
+    fn show<T: Pod>(&self, work: &Work, n_out: usize, kernel: impl Fn(&Kernels, &mut [T])) {
+        let tables: Vec<_> = Isa::available().into_iter().map(|isa| Kernels::for_isa(isa).unwrap()).collect();
+        let mut expected = vec![T::zeroed(); n_out];
+        kernel(Kernels::for_isa(Isa::Scalar).unwrap(), &mut expected);
+        let mut found = vec![T::zeroed(); n_out];
+        for table in &tables {
+            found.fill(T::zeroed());
+            kernel(table, &mut found);
+            let same = bytemuck::cast_slice::<T, u8>(&found) == bytemuck::cast_slice::<T, u8>(&expected);
+            assert!(same, "{} on {}: not the scalar kernel's answer", work.name, table.isa().name());
+        }
+        let mut seconds = vec![[0.0; RUNS]; tables.len()];
+        for run in 0..RUNS {
+            for (table, seconds) in tables.iter().zip(&mut seconds) {
+                let start = Instant::now();
+                kernel(table, black_box(&mut found));
+                seconds[run] = start.elapsed().as_secs_f64().max(1e-9);
+            }
+        }
+        for (table, mut seconds) in tables.iter().zip(seconds) {
+            seconds.sort_by(f64::total_cmp);
+            let [gb, gmac] = [work.bytes, work.macs].map(|n| n as f64 / 1e9 / seconds[RUNS / 2]);
+            let share = match work.bound {
+                Bound::Memory => gb * 1e11 / self.bytes,
+                Bound::Multiply => gmac * 1e11 / self.macs,
+                Bound::Neither => f64::NAN,
+            };
+            let share = if share.is_nan() { "-".into() } else { format!("{share:.1} %") };
+            let [fast, slow] = [seconds[0], seconds[RUNS - 1]].map(|s| seconds[RUNS / 2] / s);
+            println!(
+                "{:<12} {:<7} {gb:7.2} GB/s {gmac:7.1} GMAC/s {share:>7}  ({slow:.2} to {fast:.2} of it)",
+                work.name,
+                table.isa().name()
+            );
+        }
+    }
+}
+
+/// Numbers that look random, the same every time.
+fn numbers(n: usize) -> impl Iterator<Item = u32> {
+    let mut state = 1u64;
+    std::iter::repeat_with(move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u32
+    })
+    .take(n)
+}
+
+/// Values in -1..1 that an f16 can hold.
+fn floats(n: usize) -> Vec<f32> {
+    numbers(n).map(|v| (v % 2048) as f32 / 1024.0 - 1.0).collect()
+}
+
+fn codes(n: usize) -> Vec<i8> {
+    numbers(n).map(|v| (v % 3) as i8 - 1).collect()
+}
+
+fn main() {
+    let measured = std::env::args().any(|arg| arg == "--bench");
+    // From memory: several times the caches of this size of machine. As a test: a few rows.
+    let n_bytes = if measured { 256 << 20 } else { 64 * COLS };
+    let machine = match measured {
+        true => Machine { bytes: probe::read_bandwidth(1).unwrap(), macs: probe::multiply_rate(1).unwrap() },
+        false => Machine { bytes: f64::NAN, macs: f64::NAN },
+    };
+    if measured {
+        println!("ceilings: {:.2} GB/s, {:.1} GMAC/s of int8", machine.bytes / 1e9, machine.macs / 1e9);
+    }
+    vectors(&machine, n_bytes);
+    matrices(&machine, if measured { 96 } else { 13 });
+    attention(&machine, if measured { 1024 } else { 40 });
+}
+
+/// A matrix from memory times one vector: what decode is made of.
+fn vectors(machine: &Machine, n_bytes: usize) {
+    let x = floats(COLS);
+    let mut q = vec![0; COLS];
+    let a = Kernels::detect().quantize(&mut q, &x);
+    let rows = n_bytes / (COLS / 4);
+    // One random stretch repeated: what the codes are does not matter to speed, and packing takes long.
+    let stretch = i2s::pack(&codes(64 * COLS));
+    let packed: Vec<u8> = stretch.iter().copied().cycle().take(rows * COLS / 4).collect();
+    let work = Work { name: "gemv_i2s", bytes: packed.len(), macs: rows * COLS, bound: Bound::Memory };
+    machine.show(&work, rows, |k, y: &mut [f32]| {
+        k.gemv_i2s(y, Ternary::new(&packed, rows, COLS), &q, a, 0.37);
+    });
+
+    let rows = n_bytes / (2 * COLS);
+    let w: Vec<f16> = floats(rows * COLS).into_iter().map(f16::from_f32).collect();
+    let work = Work { name: "gemv_f16", bytes: 2 * w.len(), macs: w.len(), bound: Bound::Memory };
+    machine.show(&work, rows, |k, y: &mut [f32]| k.gemv_f16(y, &w, &x));
+
+    let rows = n_bytes / COLS;
+    let w: Vec<i8> = numbers(rows * COLS).map(|v| (v % 255) as i8).collect();
+    let mut shadow = ShadowVector::default();
+    shadow.load(&x);
+    let work = Work { name: "dot_i8", bytes: w.len(), macs: w.len(), bound: Bound::Memory };
+    machine.show(&work, rows, |k, y: &mut [f64]| k.dot_i8(y, &w, &shadow));
+}
+
+/// A ternary matrix in the cache times many tokens: what prefill is made of.
+fn matrices(machine: &Machine, n_tokens: usize) {
+    const ROWS: usize = 256;
+    let packed = i2s::pack(&codes(ROWS * COLS));
+    let mut q = vec![0i8; n_tokens * COLS];
+    let scales: Vec<_> =
+        q.chunks_exact_mut(COLS).map(|q| Kernels::detect().quantize(q, &floats(COLS))).collect();
+    let mut tiled = BTreeMap::new(); // by width of the tiles
+    for isa in Isa::available() {
+        let tile = Kernels::for_isa(isa).unwrap().tile();
+        tiled.entry(tile).or_insert_with(|| {
+            let mut packed = vec![0; q.len()];
+            for part in ActTiles::new(&q, &scales, COLS, tile).tiles() {
+                let (at, n) = (part.first * COLS, part.scales.len());
+                for (t, row) in q[at..].chunks_exact(COLS).take(n).enumerate() {
+                    pack_tile(&mut packed[at..][..n * COLS], row, t, n);
+                }
+            }
+            packed
+        });
+    }
+    let work =
+        Work { name: "gemm_i2s", bytes: packed.len(), macs: ROWS * COLS * n_tokens, bound: Bound::Multiply };
+    machine.show(&work, n_tokens * ROWS, |k, y: &mut [f32]| {
+        let x = ActTiles::new(&tiled[&k.tile()], &scales, COLS, k.tile());
+        let mut outs: Vec<&mut [f32]> = y.chunks_exact_mut(ROWS).collect();
+        k.gemm_i2s(&mut outs, Ternary::new(&packed, ROWS, COLS), &x, 0.37, &mut Vec::new());
+    });
+}
+
+/// Four queries that share their keys and values.
+fn attention(machine: &Machine, n_pos: usize) {
+    const HEAD_DIM: usize = 128;
+    const N_QUERY: usize = 4;
+    let n_pad = n_pos.next_multiple_of(32);
+    let cache: Vec<f16> = floats(n_pad * HEAD_DIM).into_iter().map(f16::from_f32).collect();
+    let (q, mut p) = (floats(N_QUERY * HEAD_DIM), floats(N_QUERY * n_pad));
+    p.chunks_exact_mut(n_pad).for_each(|p| p[n_pos..].fill(0.0));
+    let work = |name| Work {
+        name,
+        bytes: 2 * n_pos * HEAD_DIM,
+        macs: N_QUERY * n_pos * HEAD_DIM,
+        bound: Bound::Neither,
+    };
+    machine.show(&work("attn_scores"), N_QUERY * n_pad, |k, y: &mut [f32]| {
+        k.attn_scores(y, &q, &cache[..n_pos * HEAD_DIM], HEAD_DIM, 0.1);
+    });
+    machine.show(&work("attn_mix"), N_QUERY * HEAD_DIM, |k, y: &mut [f32]| {
+        k.attn_mix(y, &cache, &p, HEAD_DIM);
+    });
+}
