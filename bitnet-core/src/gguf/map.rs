@@ -69,10 +69,7 @@ impl Blob {
             // checked twice.
             Access::Map => unsafe { MmapOptions::new().len(len).map(&file) }.map_err(io("map"))?,
             Access::Read => {
-                let mut buffer = MmapMut::map_anon(len).map_err(io("find memory for"))?;
-                // Fewer page faults while reading, and fewer address lookups ever after; a refusal costs nothing.
-                #[cfg(target_os = "linux")]
-                let _ = buffer.advise(memmap2::Advice::HugePage);
+                let mut buffer = memory(len).map_err(io("find memory for"))?;
                 if let Some((first, rest)) = buffer.split_at_mut_checked(start.len()) {
                     first.copy_from_slice(&start);
                     file.read_exact(rest).map_err(io("read"))?;
@@ -86,6 +83,14 @@ impl Blob {
             return Err(Fault::new(expected, now.to_string()).at(path, "file size"));
         }
         Ok(Blob::Pages { bytes, access })
+    }
+
+    /// `len` bytes of memory of our own, filled by `fill`; `path` names them in messages.
+    pub(super) fn fill(path: &Path, len: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Blob> {
+        let io = |source| Error::Io { path: path.to_owned(), action: "find memory for", source };
+        let mut buffer = memory(len).map_err(io)?;
+        fill(&mut buffer)?;
+        Ok(Blob::Pages { bytes: buffer.make_read_only().map_err(io)?, access: Access::Read })
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -111,6 +116,15 @@ impl Blob {
             bytes.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
         };
     }
+}
+
+/// Pages of our own, zeros at first.
+fn memory(len: usize) -> std::io::Result<MmapMut> {
+    let buffer = MmapMut::map_anon(len)?;
+    // Fewer page faults while it is filled, and fewer address lookups ever after; a refusal costs nothing.
+    #[cfg(target_os = "linux")]
+    let _ = buffer.advise(memmap2::Advice::HugePage);
+    Ok(buffer)
 }
 
 /// A directory, a pipe or a device gets a sentence: opening one may hang, reading one may never end.

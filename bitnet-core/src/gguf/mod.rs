@@ -91,6 +91,19 @@ impl Gguf {
         shard::from_static(Path::new(name), bytes)
     }
 
+    /// A model written into memory: what `writer` describes, with the tensors that `fill` hands over. `name` stands
+    /// for its path in messages.
+    ///
+    /// # Errors
+    /// If there is not enough memory, or `fill` fails or leaves a tensor out.
+    pub fn in_memory(
+        name: &Path,
+        writer: GgufWriter,
+        fill: impl FnOnce(&mut TensorWriter<&mut [u8]>) -> Result<()>,
+    ) -> Result<Gguf> {
+        shard::in_memory(name, writer, fill)
+    }
+
     /// The path this model was opened by: its file, or its first shard.
     #[must_use]
     pub fn path(&self) -> &Path {

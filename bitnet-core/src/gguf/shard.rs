@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::header::{self, Header, family_of};
 use super::map::{Access, Blob};
 use super::reader::Fault;
-use super::{Gguf, Metadata};
+use super::{Gguf, GgufWriter, Metadata, TensorWriter};
 use crate::{Error, Result};
 
 const MAX_SHARDS: u64 = 999;
@@ -64,6 +64,26 @@ pub(super) fn from_static(name: &Path, bytes: &'static [u8]) -> Result<Gguf> {
         Some(count) if count > 1 => Err(gguf.metadata().wrong("split.count", "1: there is no other shard")),
         _ => Ok(gguf),
     }
+}
+
+/// The model that `writer` and `fill` make, called `name` in messages.
+pub(super) fn in_memory(
+    name: &Path,
+    writer: GgufWriter,
+    fill: impl FnOnce(&mut TensorWriter<&mut [u8]>) -> Result<()>,
+) -> Result<Gguf> {
+    let len = writer.file_len().ok_or_else(|| Error::Invalid {
+        what: name.display().to_string(),
+        reason: "the tensors together exceed this machine's addresses".into(),
+    })?;
+    let blob = Blob::fill(name, len, |bytes| {
+        let mut out = writer.write(name, bytes)?;
+        fill(&mut out)?;
+        out.finish().map(drop)
+    })?;
+    let blob = Arc::new(blob);
+    let header = header::parse(name, blob.bytes(), None)?;
+    Ok(Gguf::from_first(name, blob, header))
 }
 
 fn suffix(number: u64, count: u64) -> String {

@@ -105,12 +105,21 @@ impl GgufWriter {
         self.tensors.iter().fold(0, |sum, t| sum.saturating_add(t.n_bytes))
     }
 
-    /// Writes the header and returns what takes the tensors. `path` names the sink in error texts.
-    ///
-    /// # Errors
-    /// If the sink does not take the bytes, or the tensors together exceed 64-bit offsets.
-    pub fn write<W: Write>(self, path: &Path, sink: W) -> Result<TensorWriter<W>> {
-        let alignment = self.alignment.map_or(DEFAULT_ALIGNMENT, u64::from);
+    /// The size of the whole file; `None` if the tensors together exceed this machine's addresses.
+    #[must_use]
+    pub fn file_len(&self) -> Option<usize> {
+        let alignment = self.alignment();
+        let (header, data) = self.header().ok()?;
+        let start = (header.len() as u64).checked_next_multiple_of(alignment)?;
+        usize::try_from(start.checked_add(data)?).ok()
+    }
+
+    fn alignment(&self) -> u64 {
+        self.alignment.map_or(DEFAULT_ALIGNMENT, u64::from)
+    }
+
+    /// The header's bytes without padding, and how many bytes of tensors follow, padding included.
+    fn header(&self) -> Result<(Vec<u8>, u64)> {
         let mut header = b"GGUF".to_vec();
         header.extend(3u32.to_le_bytes());
         header.extend((self.tensors.len() as u64).to_le_bytes());
@@ -130,16 +139,25 @@ impl GgufWriter {
             header.extend(offset.to_le_bytes());
             offset = offset
                 .checked_add(tensor.n_bytes)
-                .and_then(|end| end.checked_next_multiple_of(alignment))
+                .and_then(|end| end.checked_next_multiple_of(self.alignment()))
                 .ok_or_else(|| Error::Invalid {
                     what: format!("tensor {}", tensor.name),
                     reason: "the tensors together exceed 64-bit offsets".into(),
                 })?;
         }
+        Ok((header, offset))
+    }
+
+    /// Writes the header and returns what takes the tensors. `path` names the sink in error texts.
+    ///
+    /// # Errors
+    /// If the sink does not take the bytes, or the tensors together exceed 64-bit offsets.
+    pub fn write<W: Write>(self, path: &Path, sink: W) -> Result<TensorWriter<W>> {
+        let (header, _) = self.header()?;
         let mut out = TensorWriter {
             sink,
             path: path.to_owned(),
-            alignment,
+            alignment: self.alignment(),
             tensors: self.tensors.into_iter(),
             current: None,
             position: 0,
