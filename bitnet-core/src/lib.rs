@@ -12,6 +12,7 @@
 //! - [`kv_cache`], [`attention`], [`forward`]: the network for one step; reads like the paper
 //! - [`tokenizer`], [`sampler`], [`session`]: text to ids and back, the choice among logits, a text in progress
 //! - [`generate`]: evaluate, choose, repeat
+//! - [`hf`]: Hugging Face checkpoints become GGUF files, or models in memory
 //! - [`synth`]: made-up models of real shapes; [`parity`]: comparing logs of logits; [`probe`]: what the machine can do
 //!
 //! [`trace`] is the run-time half of the annotations, open to all.
@@ -24,6 +25,7 @@ pub mod error;
 pub mod forward;
 pub mod generate;
 pub mod gguf;
+pub mod hf;
 pub mod kernels;
 pub mod kv_cache;
 pub mod model;
