@@ -1,6 +1,7 @@
 //! Checkpoints that are damaged, contradict themselves or mean harm: one sentence, no panic, and OUT as it was.
 
 use std::fs;
+use std::io::Write;
 
 use bitnet_core::hf::{Checkpoint as Converter, ConvertOptions};
 use serde_json::{Value, json};
@@ -169,6 +170,50 @@ fn containers_are_checked_before_anything_is_believed() {
     );
 }
 
+/// A download that broke off, wherever it did.
+#[test]
+fn a_file_cut_short_is_refused_at_every_length() {
+    let whole = container(tiny(16).tensors.iter());
+    let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let dir = tiny(16).write(1);
+    for n in (0..header).step_by(61).chain([7, 8, header - 1, header, header + 1, whole.len() - 1]) {
+        fs::write(dir.path().join("model.safetensors"), &whole[..n]).unwrap();
+        let found = refusal(dir.path());
+        let expected = match n {
+            0..8 => format!("file size: expected at least 8 bytes, found {n}"),
+            n if n < header => {
+                format!("length of the header: expected at most {} bytes, found {}", n - 8, header - 8)
+            }
+            _ => format!("within the {} bytes of data", n - header),
+        };
+        assert!(found.starts_with("model.safetensors: ") && found.contains(&expected), "{n}: {found}");
+    }
+    fs::write(dir.path().join("model.safetensors"), &whole).unwrap();
+    convert(dir.path()).unwrap();
+}
+
+/// The file would have room for it, but no header is that long.
+#[test]
+fn a_length_beyond_the_limit_is_refused_before_memory_is_taken() {
+    let dir = tiny(16).write(1);
+    let mut file = fs::File::create(dir.path().join("model.safetensors")).unwrap();
+    file.set_len(1 << 26).unwrap();
+    file.write_all(&(1u64 << 25).to_le_bytes()).unwrap();
+    assert_eq!(
+        refusal(dir.path()),
+        "model.safetensors: length of the header: expected at most 16777216 bytes, found 33554432"
+    );
+}
+
+#[test]
+fn a_missing_shard_is_named() {
+    let dir = tiny(16).write(3);
+    convert(dir.path()).unwrap();
+    fs::remove_file(dir.path().join("model-00002-of-00003.safetensors")).unwrap();
+    let found = refusal(dir.path());
+    assert!(found.contains("model-00002-of-00003.safetensors") && found.contains("cannot open"), "{found}");
+}
+
 #[test]
 fn an_index_leads_nowhere_else() {
     for name in ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "x.bin", "", ".."] {
@@ -209,6 +254,11 @@ fn tensors_must_be_what_the_configuration_says() {
     assert!(unscaled.contains("up_proj.weight_scale: expected the scale of a packed matrix, found no such"));
     let integer = spoilt(|c| c.raw("model.norm.weight", "I8", &[128], vec![0; 128]));
     assert!(integer.contains("expected BF16, F16 or F32, found I8"), "{integer}");
+    let unpacked = spoilt(|c| c.raw(&format!("{UP}.weight"), "I8", &[256, 128], vec![0; 256 * 128]));
+    assert!(unpacked.contains("up_proj.weight: expected") && unpacked.ends_with("found I8"), "{unpacked}");
+    let packed_embedding =
+        spoilt(|c| c.raw("model.embed_tokens.weight", "U8", &[16, 128], vec![1; 16 * 128]));
+    assert!(packed_embedding.contains("expected BF16, F16 or F32, found U8"), "{packed_embedding}");
     let code = spoilt(|c| c.tensors.get_mut(&format!("{UP}.weight")).unwrap().bytes[130] |= 0b1100);
     assert_eq!(
         code,

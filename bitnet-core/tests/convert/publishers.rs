@@ -50,16 +50,27 @@ fn microsofts_packed_weights_give_bitnet_cpps_logits() {
 fn llamas_packed_weights_are_divided_and_their_heads_reordered() {
     let golden = Golden::open("llama-tiny");
     let expected = golden.logits_with_scales(|_, scale| 1.0 / (1.0 / scale));
+    let published = json!({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+                           "tie_word_embeddings": false, "attention_bias": false, "mlp_bias": false});
+    let of = |more: serde_json::Value| {
+        let mut config = published.clone();
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    };
     let configs = [
-        json!({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
-               "tie_word_embeddings": false, "attention_bias": false, "pretraining_tp": 1, "rope_scaling": null,
-               "quantization_config": {"quant_method": "bitnet", "modules_to_not_convert": null}}),
-        json!({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
-               "tie_word_embeddings": false,
-               "quantization_config": {"quant_method": "bitnet", "linear_class": "bitlinear",
-                   "quantization_mode": "offline", "modules_to_not_convert": ["lm_head"]}}),
+        // In the manner of HF1BitLLM: nothing is said of the class.
+        of(json!({"pretraining_tp": 1, "rope_scaling": null,
+                  "quantization_config": {"quant_method": "bitnet", "modules_to_not_convert": null}})),
+        // Of Falcon3, which also says how wide a head is.
+        of(json!({"head_dim": golden.config()["hidden_size"].as_u64().unwrap()
+                      / golden.config()["num_attention_heads"].as_u64().unwrap(),
+                  "quantization_config": {"quant_method": "bitnet", "modules_to_not_convert": ["lm_head"]}})),
+        // Of Falcon-E, with everything said.
+        of(json!({"quantization_config": {"quant_method": "bitnet", "linear_class": "bitlinear",
+                      "quantization_mode": "offline", "use_rms_norm": false,
+                      "modules_to_not_convert": ["lm_head"]}})),
     ];
-    for (config, n_files) in configs.into_iter().zip([3, 1]) {
+    for (config, n_files) in configs.into_iter().zip([3, 2, 1]) {
         let checkpoint = golden.checkpoint(config, MICROSOFT, |c, name, shape, codes, scale| {
             c.packed(name, shape, codes, 1.0 / scale);
         });
