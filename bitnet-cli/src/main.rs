@@ -65,6 +65,8 @@ fn obey(command: Command) -> Result<(), Failure> {
         #[cfg(feature = "full-cli")]
         Command::Doctor(args) => cmd::doctor::doctor(&args),
         #[cfg(feature = "full-cli")]
+        Command::Convert(args) => cmd::convert::convert(&args),
+        #[cfg(feature = "full-cli")]
         Command::Synth(args) => cmd::synth::synth(&args),
     }
 }

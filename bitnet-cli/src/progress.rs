@@ -23,7 +23,6 @@ impl Progress {
     }
 
     /// Shows `done` of `total`, if the percentage changed.
-    #[cfg(feature = "full-cli")]
     pub(crate) fn show(&mut self, done: u64, total: u64) {
         let percent = done.saturating_mul(100) / total.max(1);
         if self.shown != Some(percent) {

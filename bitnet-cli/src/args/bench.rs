@@ -33,7 +33,7 @@ Examples:
   bitnet bench -m model.gguf -p 0 -n 64 -d 0,1024 -o json --receipt receipts/decode.json
 
 Flags:
-  -m, --model FILE      the model, a GGUF file
+  -m, --model FILE      the model: a GGUF file, or a checkpoint's directory
       --synthetic SHAPE a synthetic model instead, written to a temporary file and removed:
                         tiny, small, mid, hd96, hd100, large or 2b4t
   -p, --n-prompt LIST   prompt lengths to measure, 0 for none (default 128,512)

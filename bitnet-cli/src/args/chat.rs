@@ -21,7 +21,7 @@ Examples:
   printf 'My name is Ada.\\nWhat is my name?\\n' | bitnet chat -m model.gguf --greedy -n 64
 
 Flags:
-  -m, --model FILE        the model, a GGUF file
+  -m, --model FILE        the model: a GGUF file, or a checkpoint's directory
       --tokenizer FILE    a tokenizer.json, instead of the vocabulary in the model
       --pre NAME          pre-split rule of the vocabulary, instead of the model's own
       --chat-template NAME

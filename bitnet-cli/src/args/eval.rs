@@ -20,7 +20,7 @@ Examples:
   bitnet eval -m model.gguf --data held-out.tsv --min sums=99 --min total=97.5 --json
 
 Flags:
-  -m, --model FILE      the model, a GGUF file
+  -m, --model FILE      the model: a GGUF file, or a checkpoint's directory
       --tokenizer FILE  a tokenizer.json, instead of the vocabulary in the model
       --pre NAME        pre-split rule of the vocabulary, instead of the model's own
       --data FILE       questions, one a line: task, prompt and answer with tabs between them, where

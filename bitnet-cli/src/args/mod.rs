@@ -14,6 +14,8 @@ mod chat;
 #[cfg(feature = "full-cli")]
 mod completions;
 #[cfg(feature = "full-cli")]
+mod convert;
+#[cfg(feature = "full-cli")]
 mod doctor;
 #[cfg(feature = "full-cli")]
 mod eval;
@@ -41,6 +43,8 @@ pub(crate) use sampling::Sampling;
 pub(crate) use bench::{BenchArgs, Format, Source};
 #[cfg(feature = "full-cli")]
 pub(crate) use chat::ChatArgs;
+#[cfg(feature = "full-cli")]
+pub(crate) use convert::ConvertArgs;
 #[cfg(feature = "full-cli")]
 pub(crate) use doctor::DoctorArgs;
 #[cfg(feature = "full-cli")]
@@ -87,6 +91,9 @@ pub(crate) enum Command {
     /// Examine the machine.
     #[cfg(feature = "full-cli")]
     Doctor(DoctorArgs),
+    /// Write a checkpoint as a model file.
+    #[cfg(feature = "full-cli")]
+    Convert(ConvertArgs),
     /// Write a synthetic model.
     #[cfg(feature = "full-cli")]
     Synth(SynthArgs),
@@ -120,6 +127,8 @@ const VERBS: &[Verb] = &[
     perplexity::VERB,
     #[cfg(feature = "full-cli")]
     eval::VERB,
+    #[cfg(feature = "full-cli")]
+    convert::VERB,
     #[cfg(feature = "full-cli")]
     synth::VERB,
     #[cfg(feature = "full-cli")]

@@ -23,7 +23,7 @@ pub(super) const ISAS: &[(&str, Option<&'static str>)] = &[
 /// Which model, and how it is to compute.
 #[derive(Debug, Default)]
 pub(crate) struct ModelArgs {
-    /// The GGUF file; without one, the demo model inside the binary.
+    /// The GGUF file, or the directory of a checkpoint; without one, the demo model inside the binary.
     pub(crate) model: Option<PathBuf>,
     /// A `tokenizer.json` to use instead of the file's own vocabulary.
     pub(crate) tokenizer: Option<PathBuf>,

@@ -25,7 +25,7 @@ Examples:
   bitnet perplexity -m model.gguf -f wiki.test.raw -c 2048 --chunks 8 --json
 
 Flags:
-  -m, --model FILE        the model, a GGUF file
+  -m, --model FILE        the model: a GGUF file, or a checkpoint's directory
       --tokenizer FILE    a tokenizer.json, instead of the vocabulary in the model
       --pre NAME          pre-split rule of the vocabulary, instead of the model's own
   -f, --file FILE         the text, less one trailing newline; - reads it from stdin

@@ -28,7 +28,7 @@ Examples:
   bitnet profile -m model.gguf --tokens 128000,791,6864 -t 1 --trace trace.json
 
 Flags:
-  -m, --model FILE        the model, a GGUF file
+  -m, --model FILE        the model: a GGUF file, or a checkpoint's directory
       --tokenizer FILE    a tokenizer.json, instead of the vocabulary in the model
       --pre NAME          pre-split rule of the vocabulary, instead of the model's own
   -p, --prompt TEXT       the prompt; - reads it from stdin, less one trailing newline

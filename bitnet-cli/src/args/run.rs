@@ -20,7 +20,7 @@ Examples:
   bitnet run -m model.gguf --tokens 128000,791,6864 -n 8 --greedy --json
 
 Flags:
-  -m, --model FILE        the model, a GGUF file
+  -m, --model FILE        the model: a GGUF file, or the directory of a Hugging Face checkpoint
       --tokenizer FILE    a tokenizer.json, instead of the vocabulary in the model
       --pre NAME          pre-split rule of the vocabulary, instead of the model's own
   -p, --prompt TEXT       the prompt; - reads it from stdin, less one trailing newline

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bitnet_core::gguf::Gguf;
+use bitnet_core::hf::{Checkpoint, ConvertOptions};
 use bitnet_core::{Access, Isa, LoadOptions, Model, SessionOptions, Tokenizer};
 
 use crate::args::ModelArgs;
@@ -25,13 +27,31 @@ pub(crate) fn load(args: &ModelArgs) -> Result<Loaded, Failure> {
         Some(path) => load_model(path, args)?,
         None => demo(args)?,
     };
-    let tokenizer = Tokenizer::for_model(model.gguf(), args.tokenizer.as_deref(), args.pre.as_deref())?;
+    // A checkpoint's own tokenizer.json is the better source: no rule for cutting text had to be guessed.
+    let own = || args.model.as_deref().and_then(Checkpoint::tokenizer_at);
+    let file = args.tokenizer.clone().or_else(own);
+    let tokenizer = Tokenizer::for_model(model.gguf(), file.as_deref(), args.pre.as_deref())?;
     Ok(Loaded { model, tokenizer, time: start.elapsed() })
 }
 
 /// The model alone, for verbs that need no text.
 pub(crate) fn load_model(path: &Path, args: &ModelArgs) -> Result<Model, Failure> {
-    Ok(Model::load(path, &load_options(args))?)
+    let options = load_options(args);
+    match Checkpoint::is_at(path) {
+        true => Ok(Model::from_gguf(checkpoint(path)?, &options)?),
+        false => Ok(Model::load(path, &options)?),
+    }
+}
+
+/// A Hugging Face checkpoint, converted into memory.
+fn checkpoint(dir: &Path) -> Result<Gguf, Failure> {
+    let checkpoint = Checkpoint::open(dir, &ConvertOptions::default())?;
+    let mut progress = Progress::new(format!("loading {}", dir.display()));
+    Ok(checkpoint.load(&mut |done, total| {
+        if let Some(progress) = &mut progress {
+            progress.show(done, total);
+        }
+    })?)
 }
 
 #[cfg(feature = "demo")]

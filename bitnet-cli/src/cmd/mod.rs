@@ -10,6 +10,8 @@ pub(crate) mod bench;
 #[cfg(feature = "full-cli")]
 pub(crate) mod chat;
 #[cfg(feature = "full-cli")]
+pub(crate) mod convert;
+#[cfg(feature = "full-cli")]
 pub(crate) mod doctor;
 #[cfg(feature = "full-cli")]
 pub(crate) mod eval;

@@ -19,6 +19,8 @@ fn offered(line: &str) -> Vec<String> {
 fn bash_completes_verbs_flags_and_files() {
     assert_eq!(offered("bitnet ru"), ["run"]);
     assert_eq!(offered("bitnet com"), ["completions"]);
+    assert_eq!(offered("bitnet con"), ["convert"]);
+    assert_eq!(offered("bitnet convert --em"), ["--embd"]);
     assert_eq!(offered("bitnet run --max"), ["--max-tokens"]);
     assert_eq!(offered("bitnet bench --syn"), ["--synthetic"]);
     assert!(offered("bitnet chat --").len() > 10);

@@ -15,6 +15,8 @@ mod cheap;
 #[cfg(feature = "full-cli")]
 mod completions;
 #[cfg(feature = "full-cli")]
+mod convert;
+#[cfg(feature = "full-cli")]
 mod doctor;
 #[cfg(feature = "full-cli")]
 mod eval;

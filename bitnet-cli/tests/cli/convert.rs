@@ -1,0 +1,161 @@
+//! `bitnet convert`, and models run straight from a checkpoint's directory.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, json};
+
+use crate::support::{Ran, bitnet, command};
+
+/// Writes a checkpoint of Microsoft's kind, of one layer and `n_vocab` tokens: bf16 embeddings, packed weights. Its
+/// numbers follow from their positions.
+fn write_checkpoint(dir: &Path, n_vocab: usize) {
+    let (n_embd, n_ff, n_kv) = (256, 512, 128);
+    let layer = |name: &str| format!("model.layers.0.{name}.weight");
+    let mut tensors = vec![
+        ("model.embed_tokens.weight".to_owned(), "BF16", vec![n_vocab, n_embd]),
+        ("model.norm.weight".to_owned(), "BF16", vec![n_embd]),
+        (layer("input_layernorm"), "BF16", vec![n_embd]),
+        (layer("self_attn.attn_sub_norm"), "BF16", vec![n_embd]),
+        (layer("post_attention_layernorm"), "BF16", vec![n_embd]),
+        (layer("mlp.ffn_sub_norm"), "BF16", vec![n_ff]),
+    ];
+    for (name, rows, cols) in [
+        ("self_attn.q_proj", n_embd, n_embd),
+        ("self_attn.k_proj", n_kv, n_embd),
+        ("self_attn.v_proj", n_kv, n_embd),
+        ("self_attn.o_proj", n_embd, n_embd),
+        ("mlp.gate_proj", n_ff, n_embd),
+        ("mlp.up_proj", n_ff, n_embd),
+        ("mlp.down_proj", n_embd, n_ff),
+    ] {
+        tensors.push((layer(name), "U8", vec![rows / 4, cols]));
+        tensors.push((format!("model.layers.0.{name}.weight_scale"), "BF16", vec![1]));
+    }
+    let (mut header, mut data) = (Map::new(), Vec::new());
+    let mut state = 1u32;
+    for (name, dtype, shape) in tensors {
+        let begin = data.len();
+        let n: usize = shape.iter().product();
+        for _ in 0..n {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            match (dtype, shape.len()) {
+                ("U8", _) => {
+                    let code = |shift: u32| ((state >> 8 >> (2 * shift)) % 3) << (2 * shift);
+                    data.push((code(0) | code(1) | code(2) | code(3)) as u8);
+                }
+                (_, 1) => data.extend(0x3f80_u16.to_le_bytes()), // 1.0
+                _ => {
+                    data.extend(((0x3d00 | (state >> 16 & 0x7f) | (state >> 31 << 15)) as u16).to_le_bytes())
+                }
+            }
+        }
+        header.insert(name, json!({"dtype": dtype, "shape": shape, "data_offsets": [begin, data.len()]}));
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
+    fs::write(dir.join("model.safetensors"), bytes).unwrap();
+    let config = json!({
+        "architectures": ["BitNetForCausalLM"], "model_type": "bitnet", "hidden_act": "relu2",
+        "hidden_size": n_embd, "intermediate_size": n_ff, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": n_vocab, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+        "rope_theta": 500_000.0, "tie_word_embeddings": true,
+        "quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear"},
+    });
+    fs::write(dir.join("config.json"), config.to_string()).unwrap();
+}
+
+fn convert(dir: &Path, out: &Path, flags: &[&str]) -> Ran {
+    let paths = [dir.as_os_str(), out.as_os_str()];
+    bitnet(["convert".as_ref()].into_iter().chain(paths).chain(flags.iter().map(|flag| flag.as_ref())))
+}
+
+#[test]
+fn a_checkpoint_runs_as_it_is_and_as_the_file_it_becomes() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.gguf");
+    write_checkpoint(dir.path(), 300);
+    let converted = convert(dir.path(), &out, &[]);
+    assert_eq!(converted.done(), "");
+    let size = fs::metadata(&out).unwrap().len();
+    let expected = format!(
+        "{}: bitnet-b1.58, 13 tensors, {size} bytes\n7 matrices unpacked, weight_scale multiplies, to I2_S\n\
+         no vocabulary: the checkpoint has neither tokenizer.json nor tokenizer.model\n",
+        out.display()
+    );
+    assert_eq!(converted.stderr, expected);
+    let run = |model: &Path| {
+        let flags = "--tokens 1,2,3 -n 12 --greedy --json -q -t 1";
+        let model = ["run".as_ref(), "-m".as_ref(), model.as_os_str()];
+        let ran = bitnet(model.into_iter().chain(flags.split(' ').map(AsRef::as_ref)));
+        assert_eq!(ran.stderr, "");
+        let json: serde_json::Value = serde_json::from_str(ran.done()).unwrap();
+        assert_eq!(json["tokens"].as_array().unwrap().len(), 12);
+        json["tokens"].clone()
+    };
+    assert_eq!(run(dir.path()), run(&out));
+}
+
+#[test]
+fn what_is_there_is_kept_unless_told_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.gguf");
+    write_checkpoint(dir.path(), 300);
+    fs::write(&out, "old").unwrap();
+    assert!(convert(dir.path(), &out, &[]).refused(2).ends_with("the file exists (--force overwrites it)"));
+    assert_eq!(fs::read(&out).unwrap(), b"old");
+    let quiet = convert(dir.path(), &out, &["--force", "-q"]);
+    assert_eq!((quiet.done(), &*quiet.stderr), ("", ""));
+    assert!(fs::metadata(&out).unwrap().len() > 300 * 256 * 2);
+}
+
+#[test]
+fn misuse_and_bad_checkpoints_have_codes_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.gguf");
+    let nothing = convert(dir.path(), &out, &[]);
+    assert!(nothing.refused(2).contains("expected a directory with a config.json"), "{nothing:?}");
+    write_checkpoint(dir.path(), 300);
+    assert!(
+        convert(dir.path(), &out, &["--embd", "q4_0"]).refused(2).starts_with("--embd q4_0: expected one of")
+    );
+    assert!(
+        bitnet(["convert", "only-one"]).refused(2).starts_with("convert: expected a directory and a file")
+    );
+    fs::write(dir.path().join("config.json"), "{}").unwrap();
+    assert!(convert(dir.path(), &out, &[]).refused(3).contains("config.json: key model_type"));
+    assert!(!out.exists());
+}
+
+/// Killed at any moment, a conversion leaves the old file or the new one, and nothing in between.
+#[cfg(unix)]
+#[test]
+fn a_killed_conversion_leaves_no_half_written_file() {
+    let dir = tempfile::tempdir().unwrap();
+    write_checkpoint(dir.path(), 40_000);
+    let out = dir.path().join("out.gguf");
+    let start = Instant::now();
+    convert(dir.path(), &out, &["-q"]).done();
+    let whole_run = start.elapsed();
+    let whole = fs::read(&out).unwrap();
+    let (mut killed, mut finished) = (0, 0);
+    const ROUNDS: u32 = 24;
+    for round in 0..ROUNDS {
+        fs::write(&out, "old").unwrap();
+        let paths = [dir.path().as_os_str(), out.as_os_str()];
+        let args = ["convert".as_ref(), "--force".as_ref(), "-q".as_ref()].into_iter().chain(paths);
+        let mut child = command(args).spawn().unwrap();
+        // All moments of a run, from its start to somewhat beyond its usual end.
+        std::thread::sleep(
+            whole_run.mul_f64(1.3 * f64::from(round) / f64::from(ROUNDS)) + Duration::from_millis(1),
+        );
+        child.kill().unwrap();
+        let complete = child.wait().unwrap().success();
+        let found = fs::read(&out).unwrap();
+        assert!(found == b"old" || found == whole, "{} bytes after {round}", found.len());
+        assert!(!complete || found == whole, "a run that ended well left the old file");
+        (killed, finished) = (killed + u32::from(!complete), finished + u32::from(complete));
+    }
+    assert!(killed > 0, "{finished} runs, none of them killed");
+}
