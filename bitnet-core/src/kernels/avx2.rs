@@ -46,85 +46,50 @@ elementwise!("avx2,fma,f16c");
 
 // ------------------------------------------------------------------------------------ ternary matrix x vector
 
-/// Rows that share one load of the activations.
-const GEMV_ROWS: usize = 4;
-/// How far ahead of a load the next bytes are asked for; see the AVX-512 kernel.
-const AHEAD: usize = 8192;
 /// Blocks whose products fit i16 lanes: a block adds at most 4 * 2 * 2 * 128 = 2048 to each.
 const I16_BLOCKS: usize = 15;
+
+/// How far ahead of a load the next bytes are asked for; see the AVX-512 kernel.
+const AHEAD: usize = 8192;
 
 #[trace_timing(avx2_gemv_i2s)]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
-    let row_bytes = w.row_bytes();
-    let (groups, rest) = y.as_chunks_mut::<GEMV_ROWS>();
-    let rest_first = groups.len() * GEMV_ROWS;
-    for (y, rows) in groups.iter_mut().zip(w.bytes().chunks_exact(GEMV_ROWS * row_bytes)) {
-        let (r0, rows) = rows.split_at(row_bytes);
-        let (r1, rows) = rows.split_at(row_bytes);
-        let (r2, r3) = rows.split_at(row_bytes);
-        let rows = [r0, r1, r2, r3];
-        let dots = dot_rows(rows, rows.map(|row| row.as_ptr().wrapping_add(AHEAD)), q);
-        for i in 0..GEMV_ROWS {
-            y[i] = scalar::rescale(dots[i] - a.sum, a.s, scale);
-        }
-    }
-    for (i, y) in rest.iter_mut().enumerate() {
-        let row = w.row(rest_first + i);
-        let [dot] = dot_rows([row], [row.as_ptr()], q);
-        *y = scalar::rescale(dot - a.sum, a.s, scale);
+    for (y, row) in y.iter_mut().zip(w.bytes().chunks_exact(w.row_bytes())) {
+        *y = scalar::rescale(dot_row(row, row.as_ptr().wrapping_add(AHEAD), q) - a.sum, a.s, scale);
     }
 }
 
-/// Rows ahead of a picked one whose bytes are asked for.
-const PICKS_AHEAD: usize = 12;
+/// Rows ahead of a picked one whose bytes are asked for: no hardware foresees which comes next.
+const PICKS_AHEAD: usize = 8;
 
 #[trace_timing(avx2_gemv_i2s_picked)]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn gemv_i2s_picked(y: &mut [f32], w: Ternary<'_>, picked: &[u32], q: &[i8], a: ActScale, scale: f32) {
-    let (groups, rest) = picked.as_chunks::<GEMV_ROWS>();
-    for (i, rows) in groups.iter().enumerate() {
-        let ahead = |k: usize| {
-            let later = picked.get(GEMV_ROWS * i + k + PICKS_AHEAD).copied().unwrap_or(rows[k]);
-            w.row(later as usize).as_ptr()
-        };
-        let ahead = [ahead(0), ahead(1), ahead(2), ahead(3)];
-        let dots = dot_rows(rows.map(|r| w.row(r as usize)), ahead, q);
-        for k in 0..GEMV_ROWS {
-            y[rows[k] as usize] = scalar::rescale(dots[k] - a.sum, a.s, scale);
-        }
-    }
-    for &r in rest {
-        let row = w.row(r as usize);
-        let [dot] = dot_rows([row], [row.as_ptr()], q);
+    for (i, &r) in picked.iter().enumerate() {
+        let later = picked.get(i + PICKS_AHEAD).copied().unwrap_or(r);
+        let dot = dot_row(w.row(r as usize), w.row(later as usize).as_ptr(), q);
         y[r as usize] = scalar::rescale(dot - a.sum, a.s, scale);
     }
 }
 
-/// `sum(code * q)` of `R` packed rows, asking for as many bytes from each pointer of `ahead` on the way.
+/// `sum(code * q)` of a packed row, asking for as many bytes from `ahead` on the way.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_rows<const R: usize>(rows: [&[u8]; R], ahead: [*const u8; R], q: &[i8]) -> [i32; R] {
-    let mut sums = [_mm256_setzero_si256(); R];
-    for (run, q) in q.chunks(I16_BLOCKS * i2s::BLOCK).enumerate() {
-        let mut acc = [_mm256_setzero_si256(); R];
-        for (i, q) in q.as_chunks::<{ i2s::BLOCK }>().0.iter().enumerate() {
-            let at = (run * I16_BLOCKS + i) * i2s::BLOCK_BYTES;
+fn dot_row(row: &[u8], ahead: *const u8, q: &[i8]) -> i32 {
+    let mut sum = _mm256_setzero_si256();
+    let runs = row.chunks(I16_BLOCKS * i2s::BLOCK_BYTES).zip(q.chunks(I16_BLOCKS * i2s::BLOCK));
+    for (run, (row, q)) in runs.enumerate() {
+        let mut acc = _mm256_setzero_si256();
+        let blocks = row.as_chunks::<{ i2s::BLOCK_BYTES }>().0.iter().zip(q.as_chunks::<{ i2s::BLOCK }>().0);
+        for (i, (block, q)) in blocks.enumerate() {
+            prefetch(ahead.wrapping_add((run * I16_BLOCKS + i) * i2s::BLOCK_BYTES));
             let q = [load_i8(&q[..32]), load_i8(&q[32..]), load_i8(&q[64..]), load_i8(&q[96..])];
-            for r in 0..R {
-                prefetch(ahead[r].wrapping_add(at));
-                acc[r] = _mm256_add_epi16(acc[r], dot_block(load_u8(&rows[r][at..]), q));
-            }
+            acc = _mm256_add_epi16(acc, dot_block(load_u8(block), q));
         }
-        for r in 0..R {
-            sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(acc[r], _mm256_set1_epi16(1)));
-        }
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(acc, _mm256_set1_epi16(1)));
     }
-    let mut out = [0; R];
-    for r in 0..R {
-        out[r] = reduce_i32(sums[r]);
-    }
-    out
+    reduce_i32(sum)
 }
 
 /// Asks for the cache line at an address that need not be one of ours.
@@ -134,7 +99,7 @@ fn prefetch(address: *const u8) {
     #[allow(unused_unsafe, reason = "newer compilers know that a prefetch is safe")]
     // SAFETY: a prefetch reads nothing the program can see and cannot fault, wherever it points.
     unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
     }
 }
 
@@ -312,9 +277,6 @@ fn transpose_8x8(r: [__m256i; 8]) -> [__m256i; 8] {
 
 // --------------------------------------------------------------------------------------------- f16 dot products
 
-/// As [`AHEAD`], for rows that are read one after the other.
-const AHEAD_F16: usize = 4096;
-
 #[trace_timing(avx2_gemv_f16)]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn gemv_f16(y: &mut [f32], w: &[f16], x: &[f32]) {
@@ -332,7 +294,7 @@ fn dots<const R: usize>(rows: &[f16], x: &[f32]) -> [f32; R] {
     let (x_blocks, x_rest) = x.as_chunks::<32>();
     for (i, x) in x_blocks.iter().enumerate() {
         for r in 0..R {
-            prefetch(rows[r * cols + 32 * i..].as_ptr().cast::<u8>().wrapping_add(AHEAD_F16));
+            prefetch(rows[r * cols + 32 * i..].as_ptr().cast::<u8>().wrapping_add(AHEAD));
         }
         for v in 0..4 {
             let x = load_f32(&x[8 * v..]);
@@ -399,7 +361,7 @@ fn dot_i8(y: &mut [f64], w: &[i8], x: &ShadowVector) {
 fn dot_run(w: &[i8], x: &[i16]) -> i64 {
     let mut acc = [_mm256_setzero_si256(); 4];
     for (w, x) in w.as_chunks::<64>().0.iter().zip(x.as_chunks::<64>().0) {
-        prefetch(w.as_ptr().cast::<u8>().wrapping_add(AHEAD_F16));
+        prefetch(w.as_ptr().cast::<u8>().wrapping_add(AHEAD));
         for v in 0..4 {
             let w: &[i8; 16] = w[16 * v..].first_chunk().expect("16 of 64 values");
             // SAFETY: 16 readable bytes by type; this load accepts any alignment.

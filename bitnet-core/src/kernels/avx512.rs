@@ -54,83 +54,56 @@ elementwise!("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c");
 
 // ------------------------------------------------------------------------------------ ternary matrix x vector
 
-/// Rows that share one load of the activations.
-const GEMV_ROWS: usize = 4;
-/// How far ahead of a load the next bytes are asked for. The hardware stops at page boundaries and falls behind in
-/// several rows at once; measured on Zen 5, two threads read 22 GB/s of codes without and 43 GB/s with it.
+/// How far ahead of a load the next bytes are asked for, into the second-level cache, which waits for more lines at
+/// once than the first. The hardware stops at page boundaries and knows nothing of the next matrix.
 const AHEAD: usize = 8192;
+
+// One row at a time, front to back. Several rows at a time would share the loads of the activations, but are as many
+// streams: measured on Zen 4, one thread reads 9 GB/s of codes from four rows at a time, whatever is asked for ahead,
+// and from one row 10 without asking and 19 with it, which is all that the memory gives.
 
 #[trace_timing(avx512_gemv_i2s)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
-    let row_bytes = w.row_bytes();
-    let (groups, rest) = y.as_chunks_mut::<GEMV_ROWS>();
-    let rest_first = groups.len() * GEMV_ROWS;
-    for (y, rows) in groups.iter_mut().zip(w.bytes().chunks_exact(GEMV_ROWS * row_bytes)) {
-        let (r0, rows) = rows.split_at(row_bytes);
-        let (r1, rows) = rows.split_at(row_bytes);
-        let (r2, r3) = rows.split_at(row_bytes);
-        let rows = [r0, r1, r2, r3];
-        let dots = dot_rows(rows, rows.map(|row| row.as_ptr().wrapping_add(AHEAD)), q);
-        for i in 0..GEMV_ROWS {
-            y[i] = scalar::rescale(dots[i] - a.sum, a.s, scale);
-        }
-    }
-    for (i, y) in rest.iter_mut().enumerate() {
-        let row = w.row(rest_first + i);
-        let [dot] = dot_rows([row], [row.as_ptr()], q);
-        *y = scalar::rescale(dot - a.sum, a.s, scale);
+    for (y, row) in y.iter_mut().zip(w.bytes().chunks_exact(w.row_bytes())) {
+        *y = scalar::rescale(dot_row(row, row.as_ptr().wrapping_add(AHEAD), q) - a.sum, a.s, scale);
     }
 }
 
-/// Rows ahead of a picked one whose bytes are asked for.
-const PICKS_AHEAD: usize = 12;
+/// Rows ahead of a picked one whose bytes are asked for: no hardware foresees which comes next.
+const PICKS_AHEAD: usize = 8;
 
 #[trace_timing(avx512_gemv_i2s_picked)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn gemv_i2s_picked(y: &mut [f32], w: Ternary<'_>, picked: &[u32], q: &[i8], a: ActScale, scale: f32) {
-    let (groups, rest) = picked.as_chunks::<GEMV_ROWS>();
-    for (i, rows) in groups.iter().enumerate() {
-        let ahead = |k: usize| {
-            let later = picked.get(GEMV_ROWS * i + k + PICKS_AHEAD).copied().unwrap_or(rows[k]);
-            w.row(later as usize).as_ptr()
-        };
-        let ahead = [ahead(0), ahead(1), ahead(2), ahead(3)];
-        let dots = dot_rows(rows.map(|r| w.row(r as usize)), ahead, q);
-        for k in 0..GEMV_ROWS {
-            y[rows[k] as usize] = scalar::rescale(dots[k] - a.sum, a.s, scale);
-        }
-    }
-    for &r in rest {
-        let row = w.row(r as usize);
-        let [dot] = dot_rows([row], [row.as_ptr()], q);
+    for (i, &r) in picked.iter().enumerate() {
+        let later = picked.get(i + PICKS_AHEAD).copied().unwrap_or(r);
+        let dot = dot_row(w.row(r as usize), w.row(later as usize).as_ptr(), q);
         y[r as usize] = scalar::rescale(dot - a.sum, a.s, scale);
     }
 }
 
-/// `sum(code * q)` of `R` packed rows, asking for as many bytes from each pointer of `ahead` on the way.
+/// `sum(code * q)` of a packed row, asking for as many bytes from `ahead` on the way.
 ///
 /// 64 bytes are two blocks of 128 weights: the lower half of each 2-bit group belongs to the first block, the
 /// upper half to the second, and the activations are loaded to match. A last lone block fills half a register.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn dot_rows<const R: usize>(rows: [&[u8]; R], ahead: [*const u8; R], q: &[i8]) -> [i32; R] {
-    let mut acc = [_mm512_setzero_si512(); R];
+fn dot_row(row: &[u8], ahead: *const u8, q: &[i8]) -> i32 {
+    let mut acc = [_mm512_setzero_si512(); 4];
+    let (pairs, last) = row.as_chunks::<64>();
     let (q_pairs, q_last) = q.as_chunks::<{ 2 * i2s::BLOCK }>();
-    for (i, q) in q_pairs.iter().enumerate() {
+    for (i, (pair, q)) in pairs.iter().zip(q_pairs).enumerate() {
         let q = [
             load_two(q, &q[128..]),
             load_two(&q[32..], &q[160..]),
             load_two(&q[64..], &q[192..]),
             load_two(&q[96..], &q[224..]),
         ];
-        for r in 0..R {
-            prefetch(ahead[r].wrapping_add(64 * i));
-            acc[r] = dot_codes(acc[r], load_512(&rows[r][64 * i..]), q);
-        }
+        prefetch(ahead.wrapping_add(64 * i));
+        dot_codes(&mut acc, load_512(pair), q);
     }
-    if !q_last.is_empty() {
-        let at = q_pairs.len() * 64;
+    if let Some(block) = last.first_chunk::<{ i2s::BLOCK_BYTES }>() {
         let zero = [0_i8; 32];
         let q = [
             load_two(q_last, &zero),
@@ -138,18 +111,14 @@ fn dot_rows<const R: usize>(rows: [&[u8]; R], ahead: [*const u8; R], q: &[i8]) -
             load_two(&q_last[64..], &zero),
             load_two(&q_last[96..], &zero),
         ];
-        for r in 0..R {
-            let block: &[u8; i2s::BLOCK_BYTES] = rows[r][at..].first_chunk().expect("rows are whole blocks");
-            // SAFETY: 32 readable bytes by type; this load accepts any alignment.
-            let block = unsafe { _mm256_loadu_si256(block.as_ptr().cast()) };
-            acc[r] = dot_codes(acc[r], _mm512_castsi256_si512(block), q);
-        }
+        // SAFETY: 32 readable bytes by type; this load accepts any alignment.
+        let block = unsafe { _mm256_loadu_si256(block.as_ptr().cast()) };
+        dot_codes(&mut acc, _mm512_zextsi256_si512(block), q);
     }
-    let mut dots = [0; R];
-    for r in 0..R {
-        dots[r] = _mm512_reduce_add_epi32(acc[r]);
-    }
-    dots
+    // Each sum is a multiple of the place its codes stood at, so that the shifts lose nothing.
+    let high = _mm512_add_epi32(_mm512_srai_epi32::<6>(acc[0]), _mm512_srai_epi32::<4>(acc[1]));
+    let low = _mm512_add_epi32(_mm512_srai_epi32::<2>(acc[2]), acc[3]);
+    _mm512_reduce_add_epi32(_mm512_add_epi32(high, low))
 }
 
 /// Asks for the cache line at an address that need not be one of ours.
@@ -159,19 +128,21 @@ fn prefetch(address: *const u8) {
     #[allow(unused_unsafe, reason = "newer compilers know that a prefetch is safe")]
     // SAFETY: a prefetch reads nothing the program can see and cannot fault, wherever it points.
     unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
     }
 }
 
-/// Adds the products of one register of codes with its four groups of activations.
+/// Adds the products of one register of codes with its four groups of activations, each to a sum of its own.
+///
+/// The codes are multiplied where they stand, as 64, 16, 4 and 1 times themselves. A lane takes at most
+/// `4 * 128 * 128` for each 256 weights, which fits i32 up to 8 million columns.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn dot_codes(acc: __m512i, w: __m512i, q: [__m512i; 4]) -> __m512i {
-    let two_bits = _mm512_set1_epi8(3);
-    let acc = _mm512_dpbusd_epi32(acc, _mm512_and_si512(_mm512_srli_epi16::<6>(w), two_bits), q[0]);
-    let acc = _mm512_dpbusd_epi32(acc, _mm512_and_si512(_mm512_srli_epi16::<4>(w), two_bits), q[1]);
-    let acc = _mm512_dpbusd_epi32(acc, _mm512_and_si512(_mm512_srli_epi16::<2>(w), two_bits), q[2]);
-    _mm512_dpbusd_epi32(acc, _mm512_and_si512(w, two_bits), q[3])
+fn dot_codes(acc: &mut [__m512i; 4], w: __m512i, q: [__m512i; 4]) {
+    for (k, mask) in [0b1100_0000_u8, 0b0011_0000, 0b0000_1100, 0b0000_0011].into_iter().enumerate() {
+        let codes = _mm512_and_si512(w, _mm512_set1_epi8(mask.cast_signed()));
+        acc[k] = _mm512_dpbusd_epi32(acc[k], codes, q[k]);
+    }
 }
 
 #[inline]
@@ -341,9 +312,6 @@ fn transpose_8x8(r: [__m512i; 8]) -> [__m512i; 8] {
 
 // --------------------------------------------------------------------------------------------- f16 dot products
 
-/// As [`AHEAD`], for rows that are read one after the other.
-const AHEAD_F16: usize = 4096;
-
 #[trace_timing(avx512_gemv_f16)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn gemv_f16(y: &mut [f32], w: &[f16], x: &[f32]) {
@@ -364,7 +332,7 @@ fn dots<const R: usize>(rows: &[f16], x: &[f32]) -> [f32; R] {
         let x = load_f32(x);
         for r in 0..R {
             let row = &rows[r * cols + 32 * i..];
-            prefetch(row.as_ptr().cast::<u8>().wrapping_add(AHEAD_F16));
+            prefetch(row.as_ptr().cast::<u8>().wrapping_add(AHEAD));
             let v = load_f16(row);
             acc[r][0] = _mm512_fmadd_ps(v[0], x[0], acc[r][0]);
             acc[r][1] = _mm512_fmadd_ps(v[1], x[1], acc[r][1]);
@@ -415,44 +383,29 @@ fn reduce(acc: [__m512; 2]) -> f32 {
 #[trace_timing(avx512_dot_i8)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn dot_i8(y: &mut [f64], w: &[i8], x: &ShadowVector) {
-    const ROWS: usize = 2;
-    let cols = x.values.len();
-    let (groups, rest) = y.as_chunks_mut::<ROWS>();
-    let rest_first = groups.len() * ROWS;
-    for (y, w) in groups.iter_mut().zip(w.chunks_exact(ROWS * cols)) {
-        *y = dots_i8::<ROWS>(w, x);
-    }
-    for (i, y) in rest.iter_mut().enumerate() {
-        [*y] = dots_i8::<1>(&w[(rest_first + i) * cols..][..cols], x);
+    for (y, w) in y.iter_mut().zip(w.chunks_exact(x.values.len())) {
+        *y = dot_row_i8(w, x);
     }
 }
 
-/// `R` rows: `w + 128` as unsigned bytes times the two halves of the vector, and what that is too much taken off.
+/// One row: `w + 128` as unsigned bytes times the two halves of the vector, and what that is too much taken off.
 /// A sum is at most `255 * 128 * 65536`, within i32.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn dots_i8<const R: usize>(w: &[i8], x: &ShadowVector) -> [f64; R] {
-    let cols = x.values.len();
+fn dot_row_i8(w: &[i8], x: &ShadowVector) -> f64 {
     let flip = _mm512_set1_epi8(-128);
-    let mut acc = [[_mm512_setzero_si512(); 2]; R];
+    let mut acc = [_mm512_setzero_si512(); 2];
     let halves = x.high.as_chunks::<64>().0.iter().zip(x.low.as_chunks::<64>().0);
-    for (i, (high, low)) in halves.enumerate() {
-        let (high, low) = (load_512(bytemuck::cast_slice(high)), load_512(bytemuck::cast_slice(low)));
-        for r in 0..R {
-            let bytes: &[u8] = bytemuck::cast_slice(&w[r * cols + 64 * i..]);
-            prefetch(bytes.as_ptr().wrapping_add(AHEAD_F16));
-            let w = _mm512_xor_si512(load_512(bytes), flip);
-            acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], w, high);
-            acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], w, low);
-        }
+    for (w, (high, low)) in w.as_chunks::<64>().0.iter().zip(halves) {
+        let w: &[u8] = bytemuck::cast_slice(w);
+        prefetch(w.as_ptr().wrapping_add(AHEAD));
+        let w = _mm512_xor_si512(load_512(w), flip);
+        acc[0] = _mm512_dpbusd_epi32(acc[0], w, load_512(bytemuck::cast_slice(high)));
+        acc[1] = _mm512_dpbusd_epi32(acc[1], w, load_512(bytemuck::cast_slice(low)));
     }
-    let mut out = [0.0; R];
-    for r in 0..R {
-        let high = i64::from(_mm512_reduce_add_epi32(acc[r][0])) - 128 * i64::from(x.sum_high);
-        let low = i64::from(_mm512_reduce_add_epi32(acc[r][1])) - 128 * i64::from(x.sum_low);
-        out[r] = (256 * high + low) as f64;
-    }
-    out
+    let high = i64::from(_mm512_reduce_add_epi32(acc[0])) - 128 * i64::from(x.sum_high);
+    let low = i64::from(_mm512_reduce_add_epi32(acc[1])) - 128 * i64::from(x.sum_low);
+    (256 * high + low) as f64
 }
 
 // ---------------------------------------------------------------------------------------------------- attention
