@@ -7,6 +7,7 @@
 //! - [`quant`]: number formats
 //! - [`ops`]: norms, rotary embedding, softmax, activations: plain loops in the canonical order
 //! - [`kernels`]: slices in, slices out, one file for each instruction set
+//! - [`pages`]: memory in large pages
 //! - [`team`]: the threads, and how work is cut for them
 //! - [`model`]: a file's claims, checked, become typed weights
 //! - [`kv_cache`], [`attention`], [`forward`]: the network for one step; reads like the paper
@@ -30,6 +31,7 @@ pub mod kernels;
 pub mod kv_cache;
 pub mod model;
 pub mod ops;
+pub mod pages;
 pub mod parity;
 pub mod probe;
 pub mod quant;

@@ -8,6 +8,7 @@
 use super::matrix::{Format, Matrix};
 use crate::kernels::Kernels;
 use crate::ops::screen::{ShadowRow, ShadowVector};
+use crate::pages::Pages;
 use crate::team::{Share, Team};
 use crate::trace::trace_timing;
 
@@ -18,7 +19,7 @@ const CHUNK: usize = 256;
 #[derive(Debug)]
 pub struct Screen {
     /// `[n_vocab, n_embd]`
-    q: Vec<i8>,
+    q: Pages<i8>,
     /// `[n_vocab]`
     rows: Vec<ShadowRow>,
     n_embd: usize,
@@ -43,7 +44,7 @@ impl Screen {
         if head.format() != Format::F16 || !n_embd.is_multiple_of(64) || n_vocab < 16 * CHUNK {
             return None;
         }
-        let mut q = bytemuck::allocation::try_zeroed_vec::<i8>(n_vocab.checked_mul(n_embd)?).ok()?;
+        let mut q = Pages::<i8>::zeroed(n_vocab.checked_mul(n_embd)?)?;
         let mut rows = vec![ShadowRow::default(); n_vocab];
         let chunks: Vec<_> = q.chunks_mut(CHUNK * n_embd).zip(rows.chunks_mut(CHUNK)).enumerate().collect();
         team.enter(|| {
