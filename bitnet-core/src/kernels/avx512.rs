@@ -173,16 +173,26 @@ const TILE: usize = 12;
 /// Rows of a panel: two registers of 16 i32 sums.
 const PANEL: usize = 32;
 
-/// A panel of rows is unpacked once, four columns of 16 rows across a register; then every tile of tokens runs
-/// through it with a broadcast activation, and no sum is ever horizontal.
+/// A panel of rows is transposed once, still packed, so that a register holds four bytes of each of 16 rows; then
+/// every tile of tokens runs through it with a broadcast activation, and no sum is ever horizontal.
+///
+/// Shifting the codes out happens anew for each tile: it fits beside the multiplications, while a panel of unpacked
+/// codes would be four times as large, and writing it cost more than the shifts.
 #[trace_timing(avx512_gemm_i2s)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn gemm_i2s(y: &mut [&mut [f32]], w: Ternary<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Vec<u8>) {
-    panel.resize(PANEL * w.cols(), 0);
+    panel.resize(PANEL * w.row_bytes(), 0);
     for first in (0..w.rows()).step_by(PANEL) {
         let n_rows = PANEL.min(w.rows() - first);
-        unpack_panel(panel, w.slice(first, n_rows));
+        transpose_panel(panel, w.slice(first, n_rows));
+        let next = w.bytes()[first * w.row_bytes()..].get(panel.len()..).unwrap_or(&[]);
+        let next = &next[..panel.len().min(next.len())];
+        let n_tiles = x.n().div_ceil(TILE);
+        let mut ahead = next.chunks(next.len().div_ceil(n_tiles).max(1));
         for tile in x.tiles() {
+            for line in ahead.next().unwrap_or(&[]).chunks(64) {
+                prefetch(line.as_ptr());
+            }
             let y = &mut y[tile.first..][..tile.scales.len()];
             match tile.scales.len() {
                 12 => gemm_tile::<12>(y, first, n_rows, panel, tile, scale),
@@ -214,15 +224,24 @@ fn gemm_tile<const T: usize>(
     tile: Tile<'_>,
     scale: f32,
 ) {
+    const DWORDS: usize = i2s::BLOCK_BYTES / 4;
+    let two_bits = _mm512_set1_epi8(3);
     let mut acc = [[_mm512_setzero_si512(); 2]; T];
-    let (weights, _) = panel.as_chunks::<{ 4 * PANEL }>();
+    let (blocks, _) = panel.as_chunks::<{ i2s::BLOCK_BYTES * PANEL }>();
     let (quads, _) = tile.q.as_chunks::<4>();
-    for (w, q) in weights.iter().zip(quads.chunks_exact(T)) {
-        let w = [load_512(&w[..64]), load_512(&w[64..])];
-        for t in 0..T {
-            let q = _mm512_set1_epi32(i32::from_le_bytes(q[t].map(|q| q as u8)));
-            acc[t][0] = _mm512_dpbusd_epi32(acc[t][0], w[0], q);
-            acc[t][1] = _mm512_dpbusd_epi32(acc[t][1], w[1], q);
+    for (block, quads) in blocks.iter().zip(quads.chunks_exact(4 * DWORDS * T)) {
+        let (weights, _) = block.as_chunks::<{ 4 * PANEL }>();
+        for (group, quads) in quads.chunks_exact(DWORDS * T).enumerate() {
+            let shift = _mm_cvtsi32_si128(6 - 2 * group as i32);
+            for (w, q) in weights.iter().zip(quads.chunks_exact(T)) {
+                let w = [load_512(&w[..64]), load_512(&w[64..])]
+                    .map(|w| _mm512_and_si512(_mm512_srl_epi16(w, shift), two_bits));
+                for t in 0..T {
+                    let q = _mm512_set1_epi32(i32::from_le_bytes(q[t].map(|q| q as u8)));
+                    acc[t][0] = _mm512_dpbusd_epi32(acc[t][0], w[0], q);
+                    acc[t][1] = _mm512_dpbusd_epi32(acc[t][1], w[1], q);
+                }
+            }
         }
     }
     for t in 0..T {
@@ -243,16 +262,16 @@ fn gemm_tile<const T: usize>(
     }
 }
 
-/// Unpacks up to 32 rows to `[cols / 4, 32, 4]` codes; rows past the last hold what they held before.
+/// Lays up to 32 packed rows out as `[blocks, 8, 32, 4]` bytes: four bytes of every row, then the next four; rows
+/// past the last repeat it.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn unpack_panel(panel: &mut [u8], w: Ternary<'_>) {
-    let two_bits = _mm512_set1_epi8(3);
+fn transpose_panel(panel: &mut [u8], w: Ternary<'_>) {
     let last = w.rows() - 1;
     let (out, _) = panel.as_chunks_mut::<64>();
     for half in 0..2 {
         for block in 0..w.cols() / i2s::BLOCK {
-            // Row r and row r + 8 of this half as the halves of one register; rows past the end repeat the last.
+            // Row r and row r + 8 of this half as the halves of one register.
             let mut rows = [_mm512_setzero_si512(); 8];
             for (r, pair) in rows.iter_mut().enumerate() {
                 let row = |r: usize| &w.row((16 * half + r).min(last))[i2s::BLOCK_BYTES * block..];
@@ -260,20 +279,9 @@ fn unpack_panel(panel: &mut [u8], w: Ternary<'_>) {
             }
             // Register d holds, for each of 16 rows, bytes 4d..4d+4 of the block.
             for (d, dwords) in transpose_8x8(rows).into_iter().enumerate() {
-                for (g, codes) in [
-                    _mm512_srli_epi16::<6>(dwords),
-                    _mm512_srli_epi16::<4>(dwords),
-                    _mm512_srli_epi16::<2>(dwords),
-                    dwords,
-                ]
-                .into_iter()
-                .enumerate()
-                {
-                    let out = &mut out[2 * (block * 32 + g * 8 + d) + half];
-                    let codes = _mm512_and_si512(codes, two_bits);
-                    // SAFETY: 64 writable bytes by type; this store accepts any alignment.
-                    unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), codes) };
-                }
+                let out = &mut out[2 * (block * 8 + d) + half];
+                // SAFETY: 64 writable bytes by type; this store accepts any alignment.
+                unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), dwords) };
             }
         }
     }
