@@ -46,6 +46,8 @@ Flags:
                         with the full one: screened or full (default screened)
       --isa NAME        auto, scalar, avx2, avx512 or neon
       --no-mmap         read the model into memory instead of mapping it
+      --weights WHERE   ternary weights: map (where the file has them), 2bit (copied into
+                        large pages) or auto (a copy of what no cache holds; the default)
   -o, --output FORMAT   md, json, csv or jsonl (default md)
       --receipt FILE    also write the numbers with machine, build, model and every sample
       --force           overwrite the receipt
@@ -65,6 +67,7 @@ const FLAGS: &[Flag] = &[
     Flag::one(&["--head"]),
     Flag::one(&["--isa"]),
     Flag::switch(&["--no-mmap"]),
+    Flag::one(&["--weights"]),
     Flag::one(&["-o", "--output"]),
     Flag::one(&["--receipt"]),
     Flag::switch(&["--force"]),
@@ -137,6 +140,7 @@ fn parse(line: &Line) -> Result<Command, Failure> {
             isa: line.choice("--isa", super::model::ISAS)?.flatten(),
             n_batch: line.number("--batch-size", 1..=MAX_POSITIONS)?,
             no_mmap: line.has("--no-mmap"),
+            placement: line.choice("--weights", super::model::PLACEMENTS)?.unwrap_or_default(),
             ..ModelArgs::default()
         },
         n_prompt: lengths("--n-prompt", &[128, 512])?,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use bitnet_core::SamplerOptions;
+use bitnet_core::{Placement, SamplerOptions};
 
 use super::line::Line;
 use crate::exit::Failure;
@@ -19,6 +19,10 @@ pub(super) const ISAS: &[(&str, Option<&'static str>)] = &[
     ("avx512", Some("avx512")),
     ("neon", Some("neon")),
 ];
+
+/// Where ternary weights are computed with.
+pub(super) const PLACEMENTS: &[(&str, Placement)] =
+    &[("auto", Placement::Auto), ("map", Placement::Map), ("2bit", Placement::Copy)];
 
 /// Which model, and how it is to compute.
 #[derive(Debug, Default)]
@@ -39,6 +43,8 @@ pub(crate) struct ModelArgs {
     pub(crate) n_batch: Option<usize>,
     /// Read the file instead of mapping it.
     pub(crate) no_mmap: bool,
+    /// Where ternary weights are.
+    pub(crate) placement: Placement,
 }
 
 impl ModelArgs {
@@ -53,6 +59,7 @@ impl ModelArgs {
             n_threads: line.number("--threads", 1..=MAX_THREADS)?,
             n_batch: line.number("--batch-size", 1..=MAX_POSITIONS)?,
             no_mmap: line.has("--no-mmap"),
+            placement: line.choice("--weights", PLACEMENTS)?.unwrap_or_default(),
         })
     }
 

@@ -52,6 +52,8 @@ Flags:
   -b, --batch-size N      prompt tokens computed together (default 512)
       --isa NAME          auto, scalar, avx2, avx512 or neon; the logits are the same on all
       --no-mmap           read the model into memory instead of mapping it
+      --weights WHERE     ternary weights: map (where the file has them), 2bit (copied into
+                          large pages) or auto (a copy of what no cache holds; the default)
       --force             overwrite OUT
   -h, --help              this text
 
@@ -94,6 +96,7 @@ const FLAGS: &[Flag] = &[
     Flag::one(&["-b", "--batch-size"]),
     Flag::one(&["--isa"]),
     Flag::switch(&["--no-mmap"]),
+    Flag::one(&["--weights"]),
     Flag::switch(&["--force"]),
 ];
 

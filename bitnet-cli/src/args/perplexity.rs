@@ -35,6 +35,8 @@ Flags:
   -b, --batch-size N      tokens computed together (default 512)
       --isa NAME          auto, scalar, avx2, avx512 or neon; the result is the same on all
       --no-mmap           read the model into memory instead of mapping it
+      --weights WHERE     ternary weights: map (where the file has them), 2bit (copied into
+                          large pages) or auto (a copy of what no cache holds; the default)
       --json              one JSON object at the end instead of text
   -q, --quiet             nothing on stderr when all goes well
   -h, --help              this text
@@ -51,6 +53,7 @@ const FLAGS: &[Flag] = &[
     Flag::one(&["-b", "--batch-size"]),
     Flag::one(&["--isa"]),
     Flag::switch(&["--no-mmap"]),
+    Flag::one(&["--weights"]),
     Flag::switch(&["--json"]),
     Flag::switch(&["-q", "--quiet"]),
 ];

@@ -41,6 +41,8 @@ Flags:
   -b, --batch-size N      prompt tokens computed together (default 512)
       --isa NAME          auto, scalar, avx2, avx512 or neon
       --no-mmap           read the model into memory instead of mapping it
+      --weights WHERE     ternary weights: map (where the file has them), 2bit (copied into
+                          large pages) or auto (a copy of what no cache holds; the default)
       --trace FILE        also write every span for ui.perfetto.dev or chrome://tracing
       --json              one JSON object instead of a table
   -h, --help              this text
@@ -70,6 +72,7 @@ const FLAGS: &[Flag] = &[
     Flag::one(&["-b", "--batch-size"]),
     Flag::one(&["--isa"]),
     Flag::switch(&["--no-mmap"]),
+    Flag::one(&["--weights"]),
     Flag::one(&["--trace"]),
     Flag::switch(&["--json"]),
 ];

@@ -45,6 +45,8 @@ Flags:
   -b, --batch-size N      prompt tokens computed together (default 512)
       --isa NAME          auto, scalar, avx2, avx512 or neon; the tokens are the same on all
       --no-mmap           read the model into memory instead of mapping it
+      --weights WHERE     ternary weights: map (where the file has them), 2bit (copied into
+                          large pages) or auto (a copy of what no cache holds; the default)
       --json              one JSON object instead of text: ids, text, stop reason, timings
   -q, --quiet             nothing on stderr when all goes well
   -v, --verbose           say which model, kernel and threads are used
@@ -76,6 +78,7 @@ const FLAGS: &[Flag] = &[
     Flag::one(&["-b", "--batch-size"]),
     Flag::one(&["--isa"]),
     Flag::switch(&["--no-mmap"]),
+    Flag::one(&["--weights"]),
     Flag::switch(&["--json"]),
     Flag::switch(&["-q", "--quiet"]),
     Flag::switch(&["-v", "--verbose"]),

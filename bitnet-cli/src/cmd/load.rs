@@ -68,6 +68,7 @@ fn load_options(args: &ModelArgs) -> LoadOptions {
     LoadOptions {
         isa: args.isa.map(|name| Isa::from_name(name).expect("the parser takes names the engine knows")),
         access: if args.no_mmap { Access::Read } else { Access::Map },
+        placement: args.placement,
     }
 }
 

@@ -54,7 +54,7 @@ fn the_tokens_do_not_depend_on_how_they_are_computed() {
     };
     let expected = tokens("");
     assert_eq!(expected.as_array().unwrap().len(), 16);
-    for flags in ["--isa scalar", "-t 1", "-t 2", "-b 1", "-b 3", "--no-mmap"] {
+    for flags in ["--isa scalar", "-t 1", "-t 2", "-b 1", "-b 3", "--no-mmap", "--weights 2bit"] {
         assert_eq!(tokens(flags), expected, "{flags}");
     }
 }

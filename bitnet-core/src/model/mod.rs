@@ -32,7 +32,25 @@ pub struct LoadOptions {
     pub isa: Option<Isa>,
     /// Whether the file is mapped or read.
     pub access: Access,
+    /// Whether ternary weights are computed with where the file has them.
+    pub placement: Placement,
 }
+
+/// Where ternary weights are while they are computed with. The numbers are the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// [`Placement::Copy`] for a mapped file with more weights than caches hold, on Linux; else [`Placement::Map`].
+    #[default]
+    Auto,
+    /// Where the file has them: nothing is copied, and processes with the same model share its memory.
+    Map,
+    /// In large pages of our own, still two bits each; the file's pages are given back. Costs a moment at load, and
+    /// the memory is private.
+    Copy,
+}
+
+/// Weights worth copying: fewer stay in a cache from token to token.
+const MANY_BYTES: u64 = 64 << 20;
 
 /// A model: shared, immutable, usable by any number of sessions.
 #[derive(Debug)]
@@ -61,7 +79,18 @@ impl Model {
         let kernels = options.isa.map_or_else(|| Ok(Kernels::detect()), Kernels::for_isa)?;
         let gguf = Arc::new(gguf);
         let mut config = Config::from_gguf(&gguf)?;
-        let weights = Weights::from_gguf(&gguf, kernels, &mut config)?;
+        let mut weights = Weights::from_gguf(&gguf, kernels, &mut config)?;
+        let copy = match options.placement {
+            Placement::Auto => {
+                let (mapped, many) = (options.access == Access::Map, weights.ternary_bytes() >= MANY_BYTES);
+                cfg!(target_os = "linux") && mapped && many
+            }
+            Placement::Map => false,
+            Placement::Copy => true,
+        };
+        if copy {
+            weights.copy_ternary(&Team::new(None)?);
+        }
         Ok(Model { gguf, kernels, config, weights, screen: OnceLock::new() })
     }
 
@@ -91,7 +120,14 @@ impl Model {
 
     /// The screen of the output head, made by the first session that wants one; `None` if this head has none.
     pub fn screen(&self, team: &Team) -> Option<&Screen> {
-        self.screen.get_or_init(|| Screen::new(self.weights.head(), team, self.kernels)).as_ref()
+        let new = || {
+            let screen = Screen::new(self.weights.head(), team, self.kernels);
+            if screen.is_some() {
+                self.weights.head().release(); // all of it was read; from now on only a few rows are
+            }
+            screen
+        };
+        self.screen.get_or_init(new).as_ref()
     }
 
     /// Bytes of weights one decode step reads. With the screened head, that of the screen if one was made: the few

@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::config::{Arch, Config};
-use super::matrix::{Format, Matrix, tensor};
+use super::matrix::{Format, Matrix, copy_ternary, tensor};
 use super::operand::Wants;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::kernels::Kernels;
 use crate::quant::dense::{self, DenseType};
+use crate::team::Team;
 
 /// The weights of a model. Fields keep their names in the file, without `blk.N.` and `.weight`.
 #[derive(Debug)]
@@ -102,6 +103,17 @@ impl Weights {
         Ok(weights)
     }
 
+    /// Copies all ternary matrices into large pages; returns the bytes copied, 0 if there is no memory for them.
+    pub(super) fn copy_ternary(&mut self, team: &Team) -> usize {
+        copy_ternary(self.layers.iter_mut().flat_map(Layer::matrices_mut), team)
+    }
+
+    /// Bytes of all ternary matrices in the file.
+    pub(super) fn ternary_bytes(&self) -> u64 {
+        let ternary = |m: &&Matrix| matches!(m.format(), Format::Ternary { .. });
+        self.layers.iter().flat_map(Layer::matrices).filter(ternary).map(Matrix::n_bytes).sum()
+    }
+
     /// The matrix that turns the last hidden state into logits.
     #[must_use]
     pub fn head(&self) -> &Matrix {
@@ -146,6 +158,19 @@ impl Layer {
             &self.ffn_gate,
             &self.ffn_up,
             &self.ffn_down,
+        ]
+        .into_iter()
+    }
+
+    fn matrices_mut(&mut self) -> impl Iterator<Item = &mut Matrix> {
+        [
+            &mut self.attn_q,
+            &mut self.attn_k,
+            &mut self.attn_v,
+            &mut self.attn_output,
+            &mut self.ffn_gate,
+            &mut self.ffn_up,
+            &mut self.ffn_down,
         ]
         .into_iter()
     }

@@ -1,8 +1,10 @@
 //! A weight matrix of the file, and its product with activations.
 //!
+//! - `copy`: ternary weights in large pages of our own
 //! - `open`: a tensor's claims, checked, and what its type means here
 //! - `product`: which kernel each format goes to, and how threads share the rows
 
+mod copy;
 mod open;
 mod product;
 
@@ -10,16 +12,18 @@ use std::sync::Arc;
 
 use half::f16;
 
+pub(super) use self::copy::copy_ternary;
 pub(super) use self::open::tensor;
 pub use self::product::{multiply, multiply_gated};
 use crate::error::Result;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::kernels::Kernels;
+use crate::pages::Pages;
 use crate::quant::dense::{self, DenseType};
 use crate::quant::i2s::{Flavour, Ternary};
 use crate::trace::quant_trace;
 
-/// A matrix `[rows, cols]` that stays where the file has it.
+/// A matrix `[rows, cols]` that stays where the file has it, or is read from a copy.
 #[derive(Debug)]
 pub struct Matrix {
     gguf: Arc<Gguf>,
@@ -28,6 +32,8 @@ pub struct Matrix {
     cols: usize,
     format: Format,
     kernel: &'static str,
+    /// The copy of its codes, if there is one, and where they begin in it.
+    copy: Option<(Arc<Pages<u8>>, usize)>,
 }
 
 /// How a matrix is stored, and so which kernel multiplies it.
@@ -76,7 +82,15 @@ impl Matrix {
         let (tensor, format) = open::matrix(gguf, name, rows, cols)?;
         let kernel = format.kernel(kernels);
         quant_trace!(tensor = name, format = format.name(), kernel = kernel, shape = [rows, cols]);
-        Ok(Matrix { gguf: Arc::clone(gguf), info: tensor.info.clone(), rows, cols, format, kernel })
+        Ok(Matrix {
+            gguf: Arc::clone(gguf),
+            info: tensor.info.clone(),
+            rows,
+            cols,
+            format,
+            kernel,
+            copy: None,
+        })
     }
 
     /// Its name in the file.
@@ -129,8 +143,20 @@ impl Matrix {
             .expect("a tensor of this file, whose range was checked when it was opened")
     }
 
+    /// Tells the system that the file's bytes are not read any more; they come back if they are.
+    pub(super) fn release(&self) {
+        self.gguf.release(&self.info);
+    }
+
     fn ternary(&self) -> Ternary<'_> {
-        Ternary::new(&self.bytes()[..self.rows * (self.cols / 4)], self.rows, self.cols)
+        let (bytes, first) =
+            self.copy.as_ref().map_or((self.bytes(), 0), |(copy, first)| (&copy[..], *first));
+        Ternary::new(&bytes[first..][..self.n_codes()], self.rows, self.cols)
+    }
+
+    /// Bytes of the codes of a ternary matrix.
+    fn n_codes(&self) -> usize {
+        self.rows * (self.cols / 4)
     }
 
     fn halves(&self) -> &[f16] {
