@@ -1,5 +1,7 @@
 //! The product of weight matrices with activations: cut among threads, and which kernel each format goes to.
 
+use std::cell::RefCell;
+
 use super::{Format, Matrix};
 use crate::kernels::Kernels;
 use crate::model::operand::Operand;
@@ -34,11 +36,12 @@ impl Matrix {
                 kernels.gemv_f16(y, w, x.rounded(0));
             }
             Format::Dense(_) => {
-                let mut row = vec![0.0; self.cols];
-                for (r, y) in y.iter_mut().enumerate() {
-                    self.expand_row(first + r, &mut row);
-                    kernels.gemv_f32(std::slice::from_mut(y), &row, x.float(0));
-                }
+                with_row(self.cols, |row| {
+                    for (r, y) in y.iter_mut().enumerate() {
+                        self.expand_row(first + r, row);
+                        kernels.gemv_f32(std::slice::from_mut(y), row, x.float(0));
+                    }
+                });
             }
         }
     }
@@ -88,7 +91,7 @@ impl Matrix {
         match self.format {
             Format::Ternary { scale, .. } => {
                 let w = self.ternary().slice(first, rows);
-                kernels.gemm_i2s(y, w, &x.tiles(), scale, &mut Vec::new());
+                PANEL.with_borrow_mut(|panel| kernels.gemm_i2s(y, w, &x.tiles(), scale, panel));
             }
             Format::F16 => {
                 // A few rows at a time, so that every token finds them in the cache.
@@ -101,16 +104,31 @@ impl Matrix {
                 }
             }
             Format::Dense(_) => {
-                let mut row = vec![0.0; self.cols];
-                for r in 0..rows {
-                    self.expand_row(first + r, &mut row);
-                    for (t, y) in y.iter_mut().enumerate() {
-                        kernels.gemv_f32(&mut y[r..=r], &row, x.float(t));
+                with_row(self.cols, |row| {
+                    for r in 0..rows {
+                        self.expand_row(first + r, row);
+                        for (t, y) in y.iter_mut().enumerate() {
+                            kernels.gemv_f32(&mut y[r..=r], row, x.float(t));
+                        }
                     }
-                }
+                });
             }
         }
     }
+}
+
+// Scratch that a thread keeps, so that a step allocates nothing.
+thread_local! {
+    static ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static PANEL: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `work`, which must not wait for other threads' work, with a row to expand weights to.
+fn with_row(cols: usize, work: impl FnOnce(&mut [f32])) {
+    ROW.with_borrow_mut(|row| {
+        row.resize(row.len().max(cols), 0.0);
+        work(&mut row[..cols]);
+    });
 }
 
 /// `y = W x` for several matrices that read the same activations, in one parallel region.
