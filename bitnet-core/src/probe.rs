@@ -1,7 +1,8 @@
 //! What this machine can do at most: bytes read and int8 products, per second.
 //!
 //! Decoding is bound by the first, prefill by the second; a speed means little without them. Both take about a
-//! second, run on threads of their own, and report the best of a few rounds: a ceiling is what was reached once.
+//! second, run on threads of their own, and report the best of a few rounds: a ceiling is what was reached once, by
+//! whichever way of reading was the fastest.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::kernels::{ActTiles, Kernels};
+use crate::ops::screen::ShadowVector;
+use crate::pages::Pages;
 use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
 
@@ -16,38 +19,50 @@ use crate::quant::i2s::{self, Ternary};
 const READ_BYTES: usize = 512 << 20;
 const ROUNDS: usize = 5;
 
+/// Values that one row of the reading kernel has.
+const ROW: usize = 4096;
+
 /// Bytes per second that `n_threads` threads read from memory together, each its own part, front to back.
+///
+/// Rounds take turns between a plain loop and the fastest kernel that streams, which asks for what comes next; both
+/// read large pages where the system gives them.
 ///
 /// # Errors
 /// If `n_threads` is zero or absurd, or there is no memory to read.
 pub fn read_bandwidth(n_threads: usize) -> Result<f64> {
     check(n_threads)?;
-    let n = READ_BYTES / size_of::<u64>() / n_threads;
+    let n = READ_BYTES / n_threads / ROW * ROW;
     let mut parts = Vec::new();
     for _ in 0..n_threads {
-        let mut part = Vec::new();
-        part.try_reserve_exact(n).map_err(|_| Error::Invalid {
+        parts.push(Pages::<i8>::zeroed(n).ok_or_else(|| Error::Invalid {
             what: "probe".into(),
             reason: format!("there is no memory to read {} MiB", READ_BYTES >> 20),
-        })?;
-        parts.push(part);
+        })?);
     }
+    let kernels = Kernels::detect();
+    let mut x = ShadowVector::default();
+    x.load(&[1.0; ROW]);
     let barrier = Barrier::new(n_threads);
     let times = on_threads(parts, |mut part| {
-        part.resize(n, 1u64); // on the thread that reads it, which is where the system then puts it
-        let mut times = [Duration::ZERO; ROUNDS];
-        for time in &mut times {
+        part.fill(1); // on the thread that reads it, which is where the system then puts it
+        let mut dots = vec![0.0; n / ROW];
+        let mut times = [Duration::ZERO; 2 * ROUNDS];
+        for (round, time) in times.iter_mut().enumerate() {
             barrier.wait();
             let start = Instant::now();
-            let sum = part.iter().fold(0u64, |sum, &v| sum.wrapping_add(v));
-            black_box(sum);
+            if round % 2 == 0 {
+                let words = bytemuck::cast_slice::<i8, u64>(&part);
+                black_box(words.iter().fold(0u64, |sum, &v| sum.wrapping_add(v)));
+            } else {
+                kernels.dot_i8(black_box(&mut dots), &part, &x);
+            }
             barrier.wait(); // the round lasts as long as its slowest thread
             *time = start.elapsed();
         }
         times
     });
     let best = times.iter().flatten().min().expect("a round at least").as_secs_f64();
-    Ok((n * n_threads * size_of::<u64>()) as f64 / best.max(1e-9))
+    Ok((n * n_threads) as f64 / best.max(1e-9))
 }
 
 /// Multiply-adds of int8 per second by the ternary matrix kernel of the best instruction set, on `n_threads`
