@@ -11,6 +11,7 @@ mod product;
 use std::sync::Arc;
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 pub(super) use self::copy::copy_ternary;
 pub(super) use self::open::tensor;
@@ -170,7 +171,8 @@ impl Matrix {
     pub fn expand_row(&self, r: usize, out: &mut [f32]) {
         let ty = match self.format {
             Format::Ternary { .. } => panic!("rows of ternary {} are not looked up", self.name()),
-            Format::F16 => DenseType::F16,
+            // All at once, several times as fast as one by one: the screen of the head is made of this.
+            Format::F16 => return self.halves()[r * self.cols..][..self.cols].convert_to_f32_slice(out),
             Format::Dense(ty) => ty,
         };
         dense::dequantize_row(ty, &self.bytes()[r * self.row_bytes()..][..self.row_bytes()], out);
