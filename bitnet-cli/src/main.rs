@@ -8,7 +8,6 @@
 
 mod args;
 mod cmd;
-#[cfg(feature = "demo")]
 mod demo;
 mod exit;
 mod interrupt;

@@ -69,13 +69,19 @@ impl Receipt {
 
 /// A file as a receipt names it: path, size and SHA-256.
 pub(crate) fn file_identity(path: &Path) -> Result<Value, Failure> {
+    let file =
+        File::open(path).map_err(|source| Error::Io { path: path.to_owned(), action: "read", source })?;
+    identity(path, file)
+}
+
+/// The same of anything that can be read and has a name.
+pub(crate) fn identity(path: &Path, mut from: impl Read) -> Result<Value, Failure> {
     let failed = |source| Error::Io { path: path.to_owned(), action: "read", source };
-    let mut file = File::open(path).map_err(failed)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     let mut bytes = 0u64;
     loop {
-        match file.read(&mut buffer).map_err(failed)? {
+        match from.read(&mut buffer).map_err(failed)? {
             0 => break,
             n => {
                 hash.update(&buffer[..n]);
@@ -92,6 +98,7 @@ fn build() -> Value {
     let features = [
         ("cpu", cfg!(feature = "cpu")),
         ("full-cli", cfg!(feature = "full-cli")),
+        ("demo", cfg!(feature = "demo")),
         ("instrument", cfg!(feature = "instrument")),
     ];
     let on: Vec<&str> = features.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();

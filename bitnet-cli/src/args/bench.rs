@@ -25,7 +25,7 @@ Of a model too large for caches, decode is also given as a share of the memory b
 before and after, prefill of the multiply rate; a share above 100 % is an error of measuring, and
 then nothing is reported (exit code 5).
 
-Usage: bitnet bench (-m FILE | --synthetic SHAPE) [flags]
+Usage: bitnet bench [-m FILE | --synthetic SHAPE] [flags]
 
 Examples:
   bitnet bench -m model.gguf
@@ -33,7 +33,7 @@ Examples:
   bitnet bench -m model.gguf -p 0 -n 64 -d 0,1024 -o json --receipt receipts/decode.json
 
 Flags:
-  -m, --model FILE      the model: a GGUF file, or a checkpoint's directory
+  -m, --model FILE      a GGUF file or a checkpoint's directory (default: the demo model)
       --synthetic SHAPE a synthetic model instead, written to a temporary file and removed:
                         tiny, small, mid, hd96, hd100, large or 2b4t
   -p, --n-prompt LIST   prompt lengths to measure, 0 for none (default 128,512)
@@ -94,6 +94,8 @@ pub(crate) enum Source {
     File(PathBuf),
     /// A synthetic model of this shape.
     Synthetic(SynthShape),
+    /// The demo model inside the binary.
+    Demo,
 }
 
 /// `bitnet bench`, understood.
@@ -127,6 +129,7 @@ fn parse(line: &Line) -> Result<Command, Failure> {
     let source = match (line.path("--model")?, line.choice("--synthetic", &super::synth::shapes())?) {
         (Some(path), _) => Source::File(path),
         (None, Some(shape)) => Source::Synthetic(shape),
+        (None, None) if cfg!(feature = "demo") => Source::Demo,
         (None, None) => {
             return Err(Failure::misuse("bench", "expected a model: -m FILE, or --synthetic SHAPE"));
         }

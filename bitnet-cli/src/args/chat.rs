@@ -13,7 +13,7 @@ const HELP: &str = "\
 Talks with a model, turn by turn, in the chat format it was trained for. Replies go to stdout. From
 a pipe, every line is a turn.
 
-Usage: bitnet chat -m FILE [flags]
+Usage: bitnet chat [-m FILE] [flags]
 
 Examples:
   bitnet chat -m model.gguf
@@ -21,7 +21,7 @@ Examples:
   printf 'My name is Ada.\\nWhat is my name?\\n' | bitnet chat -m model.gguf --greedy -n 64
 
 Flags:
-  -m, --model FILE        the model: a GGUF file, or a checkpoint's directory
+  -m, --model FILE        a GGUF file or a checkpoint's directory (default: the demo model)
       --tokenizer FILE    a tokenizer.json, instead of the vocabulary in the model
       --pre NAME          pre-split rule of the vocabulary, instead of the model's own
       --chat-template NAME

@@ -13,14 +13,14 @@ const HELP: &str = "\
 Counts the answers a model gets right, greedily and letter by letter: the text it chooses up to an
 end token has to be the answer and nothing else.
 
-Usage: bitnet eval -m FILE --data FILE.tsv [flags]
+Usage: bitnet eval [-m FILE] --data FILE.tsv [flags]
 
 Examples:
   bitnet eval -m model.gguf --data held-out.tsv
   bitnet eval -m model.gguf --data held-out.tsv --min sums=99 --min total=97.5 --json
 
 Flags:
-  -m, --model FILE      the model: a GGUF file, or a checkpoint's directory
+  -m, --model FILE      a GGUF file or a checkpoint's directory (default: the demo model)
       --tokenizer FILE  a tokenizer.json, instead of the vocabulary in the model
       --pre NAME        pre-split rule of the vocabulary, instead of the model's own
       --data FILE       questions, one a line: task, prompt and answer with tabs between them, where
@@ -37,6 +37,8 @@ Flags:
                         large pages) or auto (a copy of what no cache holds; the default)
       --json            one JSON object instead of a table, with every wrong answer and a hash of
                         all logits: equal on every instruction set, thread count and batch size
+      --receipt FILE    also write all of that with machine, build, model and data, whatever the score
+      --force           overwrite the receipt
   -q, --quiet           nothing on stderr when all goes well
   -h, --help            this text
 ";
@@ -54,6 +56,8 @@ const FLAGS: &[Flag] = &[
     Flag::switch(&["--no-mmap"]),
     Flag::one(&["--weights"]),
     Flag::switch(&["--json"]),
+    Flag::one(&["--receipt"]),
+    Flag::switch(&["--force"]),
     Flag::switch(&["-q", "--quiet"]),
 ];
 
@@ -65,6 +69,8 @@ pub(crate) struct EvalArgs {
     /// Tasks and the percentage each has to reach.
     pub(crate) least: Vec<(String, f64)>,
     pub(crate) json: bool,
+    pub(crate) receipt: Option<PathBuf>,
+    pub(crate) force: bool,
     pub(crate) quiet: bool,
 }
 
@@ -78,6 +84,8 @@ fn parse(line: &Line) -> Result<Command, Failure> {
         data,
         least: line.texts("--min")?.iter().map(|text| least(text)).collect::<Result<_, _>>()?,
         json: line.has("--json"),
+        receipt: line.path("--receipt")?,
+        force: line.has("--force"),
         quiet: line.has("--quiet"),
     };
     args.model.check("eval --data FILE.tsv")?;

@@ -18,14 +18,15 @@ const HELP: &str = "\
 Says what a model file holds, from its header alone: metadata, tensors, formats, the kernel each
 tensor would get on this CPU, bytes read per token, memory needed.
 
-Usage: bitnet inspect FILE [flags]
+Usage: bitnet inspect [FILE] [flags]
 
 Examples:
   bitnet inspect model.gguf
   bitnet inspect model.gguf --json | jq '.tensors[].type' | sort | uniq -c
 
 Flags:
-  -m, --model FILE    the model, if it is not given as a word
+  -m, --model FILE    the model, if it is not given as a word; without either, the demo model inside
+                      the binary, where there is one
   -c, --ctx-size N    positions to size the key-value cache for (default: the model's own)
       --json          one JSON object
   -h, --help          this text
@@ -37,14 +38,16 @@ const FLAGS: &[Flag] =
 /// `bitnet inspect`, understood.
 #[derive(Debug)]
 pub(crate) struct InspectArgs {
-    pub(crate) model: PathBuf,
+    /// `None`: the demo model inside the binary.
+    pub(crate) model: Option<PathBuf>,
     pub(crate) n_ctx: Option<usize>,
     pub(crate) json: bool,
 }
 
 fn parse(line: &Line) -> Result<Command, Failure> {
     let model = match (line.path("--model")?, line.word("FILE")?) {
-        (Some(model), None) | (None, Some(model)) => model,
+        (Some(model), None) | (None, Some(model)) => Some(model),
+        (None, None) if cfg!(feature = "demo") => None,
         (None, None) => {
             return Err(Failure::misuse("inspect", "expected a file, as in `bitnet inspect model.gguf`"));
         }

@@ -26,7 +26,7 @@ hold, share of ranks that hold the same token, and a verdict:
   diverged at step K    from here on the two runs continue different texts
 
 Usage: bitnet parity A B [flags]
-       bitnet parity --record OUT -m FILE --tokens IDS [flags]
+       bitnet parity --record OUT [-m FILE] --tokens IDS [flags]
 
 Examples:
   bitnet parity ours.log theirs.log
@@ -39,7 +39,7 @@ Flags:
       --json              one JSON object instead of text
       --record OUT        write a log instead, to a file or to stdout, -: of a greedy run that
                           goes on after end tokens; in any build, no switch needed
-  -m, --model FILE        the model to record, a GGUF file
+  -m, --model FILE        the model to record, a GGUF file (default: the demo model, if built in)
       --tokenizer FILE    a tokenizer.json, instead of the vocabulary in the model
       --pre NAME          pre-split rule of the vocabulary, instead of the model's own
   -p, --prompt TEXT       the prompt; - reads it from stdin, less one trailing newline

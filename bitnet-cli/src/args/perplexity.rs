@@ -18,14 +18,14 @@ Measures how well a model predicts a text, as llama.cpp does: the text is cut in
 context size, and in each chunk the second half is predicted from what stands before it. Prints the
 estimate after each chunk, then the final one with its standard error. Lower is better.
 
-Usage: bitnet perplexity -m FILE -f TEXT [flags]
+Usage: bitnet perplexity [-m FILE] -f TEXT [flags]
 
 Examples:
   bitnet perplexity -m model.gguf -f wiki.test.raw
   bitnet perplexity -m model.gguf -f wiki.test.raw -c 2048 --chunks 8 --json
 
 Flags:
-  -m, --model FILE        the model: a GGUF file, or a checkpoint's directory
+  -m, --model FILE        a GGUF file or a checkpoint's directory (default: the demo model)
       --tokenizer FILE    a tokenizer.json, instead of the vocabulary in the model
       --pre NAME          pre-split rule of the vocabulary, instead of the model's own
   -f, --file FILE         the text, less one trailing newline; - reads it from stdin

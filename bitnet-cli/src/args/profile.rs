@@ -21,14 +21,14 @@ Continues a prompt greedily, past end tokens, and prints where the time went ins
 One token is computed before anything is counted, so that reading the file is not in the table.
 Needs a binary with the annotations in it: cargo build --release --features instrument
 
-Usage: bitnet profile -m FILE (-p TEXT | --tokens IDS) [flags]
+Usage: bitnet profile [-m FILE] (-p TEXT | --tokens IDS) [flags]
 
 Examples:
   bitnet profile -m model.gguf -p \"The capital of France is\" -n 64
   bitnet profile -m model.gguf --tokens 128000,791,6864 -t 1 --trace trace.json
 
 Flags:
-  -m, --model FILE        the model: a GGUF file, or a checkpoint's directory
+  -m, --model FILE        a GGUF file or a checkpoint's directory (default: the demo model)
       --tokenizer FILE    a tokenizer.json, instead of the vocabulary in the model
       --pre NAME          pre-split rule of the vocabulary, instead of the model's own
   -p, --prompt TEXT       the prompt; - reads it from stdin, less one trailing newline

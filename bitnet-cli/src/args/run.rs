@@ -12,15 +12,16 @@ pub(super) const VERB: Verb =
 const HELP: &str = "\
 Continues a prompt and streams the text to stdout, without the prompt, ended by a newline.
 
-Usage: bitnet run -m FILE -p TEXT [flags]
+Usage: bitnet run [-m FILE] -p TEXT [flags]
 
 Examples:
+  bitnet run -p \"2+2=\"
   bitnet run -m model.gguf -p \"The capital of France is\" -n 32 --greedy
   echo \"2+2=\" | bitnet run -m model.gguf -p - --quiet
   bitnet run -m model.gguf --tokens 128000,791,6864 -n 8 --greedy --json
 
 Flags:
-  -m, --model FILE        the model: a GGUF file, or the directory of a Hugging Face checkpoint
+  -m, --model FILE        a GGUF file or a checkpoint's directory (default: the demo model)
       --tokenizer FILE    a tokenizer.json, instead of the vocabulary in the model
       --pre NAME          pre-split rule of the vocabulary, instead of the model's own
   -p, --prompt TEXT       the prompt; - reads it from stdin, less one trailing newline

@@ -8,8 +8,11 @@ use bitnet_core::hf::{Checkpoint, ConvertOptions};
 use bitnet_core::{Access, Isa, LoadOptions, Model, SessionOptions, Tokenizer};
 
 use crate::args::ModelArgs;
+use crate::demo;
 use crate::exit::Failure;
 use crate::progress::Progress;
+#[cfg(feature = "full-cli")]
+use crate::receipt;
 
 /// A model with the vocabulary it is to use.
 pub(crate) struct Loaded {
@@ -25,7 +28,7 @@ pub(crate) fn load(args: &ModelArgs) -> Result<Loaded, Failure> {
     let _word = args.model.as_ref().and_then(|path| Progress::word(format!("loading {}", path.display())));
     let model = match &args.model {
         Some(path) => load_model(path, args)?,
-        None => demo(args)?,
+        None => load_demo(args)?,
     };
     // A checkpoint's own tokenizer.json is the better source: no rule for cutting text had to be guessed.
     let own = || args.model.as_deref().and_then(Checkpoint::tokenizer_at);
@@ -54,14 +57,18 @@ fn checkpoint(dir: &Path) -> Result<Gguf, Failure> {
     })?)
 }
 
-#[cfg(feature = "demo")]
-fn demo(args: &ModelArgs) -> Result<Model, Failure> {
-    Ok(Model::from_gguf(crate::demo::open()?, &load_options(args))?)
+/// The model inside the binary.
+pub(crate) fn load_demo(args: &ModelArgs) -> Result<Model, Failure> {
+    Ok(Model::from_gguf(demo::open()?, &load_options(args))?)
 }
 
-#[cfg(not(feature = "demo"))]
-fn demo(_: &ModelArgs) -> Result<Model, Failure> {
-    unreachable!("without a model of its own, the binary's parser refuses a line without --model")
+/// A model as a receipt names it; `None` is the one inside the binary.
+#[cfg(feature = "full-cli")]
+pub(crate) fn identity(path: Option<&Path>) -> Result<serde_json::Value, Failure> {
+    match path {
+        Some(path) => receipt::file_identity(path),
+        None => receipt::identity(Path::new(demo::NAME), demo::bytes()),
+    }
 }
 
 fn load_options(args: &ModelArgs) -> LoadOptions {

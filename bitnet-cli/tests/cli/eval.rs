@@ -1,9 +1,11 @@
 //! `bitnet eval` on a tiny synthetic model, which repeats what it heard last: after an end token, it ends.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use crate::support::Ran;
-use crate::tiny::{on_tiny, on_tiny_args, with_stdin};
+use crate::tiny::{on_tiny, on_tiny_args, tiny, with_stdin};
 
 const QUESTIONS: &str = "end\tUser: hi<|eot_id|>\t\n\
                          end\ta\\nb\\t\\\\<|eot_id|>\t\n\
@@ -16,7 +18,8 @@ fn eval(flags: &str) -> Ran {
 
 fn object(flags: &str) -> Value {
     let ran = eval(&format!("{flags} --json"));
-    serde_json::from_str(ran.done()).unwrap_or_else(|e| panic!("{e}: {ran:?}"))
+    assert!(matches!(ran.code, Some(0 | 5)), "{ran:?}");
+    serde_json::from_str(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {ran:?}"))
 }
 
 #[test]
@@ -51,6 +54,26 @@ fn a_score_below_the_minimum_exits_5_after_the_table() {
     let short = "bitnet: say: 0.00 % are right, --min asks for 1 %\n\
                  bitnet: total: 50.00 % are right, --min asks for 50.5 %\n";
     assert_eq!(ran.stderr, short);
+}
+
+#[test]
+fn a_receipt_is_written_even_for_a_score_below_the_minimum() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    fs::write(path("data"), QUESTIONS).unwrap();
+    let line = format!("--data {} --min say=1 -q --receipt {}", path("data"), path("receipt"));
+    assert_eq!(on_tiny("eval", &line).code, Some(5));
+    let receipt: Value = serde_json::from_slice(&fs::read(path("receipt")).unwrap()).unwrap();
+    for key in ["schema", "date", "command", "build", "machine", "isa", "threads"] {
+        assert!(!receipt[key].is_null(), "{key}");
+    }
+    assert_eq!((&receipt["kind"], &receipt["data"]["bytes"]), (&json!("eval"), &json!(QUESTIONS.len())));
+    assert_eq!(receipt["model"]["bytes"], fs::metadata(tiny()).unwrap().len());
+    let printed = object("--min say=1");
+    for key in ["scores", "misses", "logits_sha256"] {
+        assert_eq!(receipt[key], printed[key], "{key}");
+    }
+    assert!(on_tiny("eval", &line).refused(2).contains("the file exists"));
 }
 
 #[test]

@@ -20,14 +20,14 @@ use serde_json::{Value, json};
 
 use self::ceiling::Ceilings;
 use self::row::{Load, Row, Subject, Test};
-use super::load::{load_model, session_options};
+use super::load::{identity, load_demo, load_model, session_options};
 use super::synth;
 use crate::args::{BenchArgs, Source};
 use crate::exit::Failure;
 use crate::interrupt;
 use crate::output::{Output, note};
 use crate::progress::Progress;
-use crate::receipt::{Receipt, cpu_model, file_identity};
+use crate::receipt::{Receipt, cpu_model};
 
 /// Measures, prints the rows, writes the receipt.
 pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
@@ -35,9 +35,12 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     interrupt::watch();
     let file = ModelFile::of(&args.source, args.quiet)?;
     // Hashing reads the whole file: a model that comes from a disk is in memory before the first sample.
-    let identity = receipt.is_some().then(|| file_identity(&file.path)).transpose()?;
+    let identity = receipt.is_some().then(|| identity(file.path.as_deref())).transpose()?;
     let start = Instant::now();
-    let model = load_model(&file.path, &args.model)?;
+    let model = match &file.path {
+        Some(path) => load_model(path, &args.model)?,
+        None => load_demo(&args.model)?,
+    };
     let load = until_first_token(&model, args, start)?;
     let mut subject = Subject {
         model: file.name.clone(),
@@ -101,7 +104,7 @@ fn resident_bytes() -> Option<u64> {
 
 fn synthetic(source: &Source) -> Value {
     match source {
-        Source::File(_) => Value::Null,
+        Source::File(_) | Source::Demo => Value::Null,
         Source::Synthetic(shape) => json!({ "shape": shape.name(), "seed": SynthOptions::new(*shape).seed }),
     }
 }
@@ -195,7 +198,8 @@ fn tokens(n_vocab: usize, n: usize) -> Vec<TokenId> {
 
 /// The file to measure; a synthetic one is removed when this goes, which is as soon as it is mapped.
 struct ModelFile {
-    path: PathBuf,
+    /// `None`: inside the binary.
+    path: Option<PathBuf>,
     name: String,
     temporary: bool,
 }
@@ -205,22 +209,24 @@ impl ModelFile {
         match source {
             Source::File(path) => {
                 let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-                Ok(ModelFile { path: path.clone(), name, temporary: false })
+                Ok(ModelFile { path: Some(path.clone()), name, temporary: false })
             }
             Source::Synthetic(shape) => {
                 let path = std::env::temp_dir().join(format!("bitnet-{shape}-{}.gguf", std::process::id()));
-                let file = ModelFile { path, name: format!("synthetic {shape}"), temporary: true };
-                synth::write(&file.path, &SynthOptions::new(*shape), quiet)?;
+                let name = format!("synthetic {shape}");
+                let file = ModelFile { path: Some(path.clone()), name, temporary: true };
+                synth::write(&path, &SynthOptions::new(*shape), quiet)?;
                 Ok(file)
             }
+            Source::Demo => Ok(ModelFile { path: None, name: "demo".into(), temporary: false }),
         }
     }
 }
 
 impl Drop for ModelFile {
     fn drop(&mut self) {
-        if self.temporary {
-            let _ = fs::remove_file(&self.path);
+        if let Some(path) = self.path.as_ref().filter(|_| self.temporary) {
+            let _ = fs::remove_file(path);
         }
     }
 }

@@ -2,6 +2,8 @@
 
 mod question;
 
+use std::path::Path;
+
 use bitnet_core::model::Logits;
 use bitnet_core::{Sampler, SamplerOptions, Session, TokenId, Tokenizer};
 use serde_json::{Value, json};
@@ -9,18 +11,20 @@ use sha2::{Digest, Sha256};
 
 use self::question::Question;
 use super::generate::Voice;
-use super::load::{Loaded, load, session_options};
+use super::load::{Loaded, identity, load, session_options};
 use crate::args::EvalArgs;
 use crate::exit::{Failure, complain};
 use crate::interrupt;
 use crate::output::Output;
 use crate::progress::Progress;
+use crate::receipt::{Receipt, file_identity};
 
 /// The task that is all tasks together.
 const TOTAL: &str = "total";
 
 /// Asks every question, prints the scores, and fails if one is too low.
 pub(crate) fn eval(args: &EvalArgs) -> Result<(), Failure> {
+    let receipt = args.receipt.as_deref().map(|path| Receipt::begin(path, args.force)).transpose()?;
     let questions = question::read(&args.data)?;
     let mut scores = Scores::of(&questions);
     if let Some((task, _)) = args.least.iter().find(|(task, _)| scores.find(task).is_none()) {
@@ -49,17 +53,28 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<(), Failure> {
         }
     }
     drop(progress);
-    let hash: String = examinee.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash: String = examinee.hash.finalize_reset().iter().map(|byte| format!("{byte:02x}")).collect();
+    let misses = Value::from_iter(misses.iter().map(|(question, text, ended)| {
+        let Question { task, prompt, answer } = question;
+        json!({ "task": task, "prompt": prompt, "answer": answer, "found": text, "ended": ended })
+    }));
+    if let Some(mut receipt) = receipt {
+        receipt.set("kind", "eval".into());
+        receipt.set("model", identity(args.model.model.as_deref())?);
+        receipt.set("data", data_identity(&args.data)?);
+        receipt.set("isa", model.kernels().isa().name().into());
+        receipt.set("threads", examinee.session.n_threads().into());
+        receipt.set("scores", scores.json(&args.least));
+        receipt.set("misses", misses.clone());
+        receipt.set("logits_sha256", hash.clone().into());
+        receipt.write()?;
+    }
     let answer = if args.json {
-        let misses = misses.iter().map(|(question, text, ended)| {
-            let Question { task, prompt, answer } = question;
-            json!({ "task": task, "prompt": prompt, "answer": answer, "found": text, "ended": ended })
-        });
         let body = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "model": model.gguf().path().to_string_lossy(),
             "scores": scores.json(&args.least),
-            "misses": Value::from_iter(misses),
+            "misses": misses,
             "logits_sha256": hash,
         });
         format!("{body}\n")
@@ -68,6 +83,11 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<(), Failure> {
     };
     Output::stdout().all(&answer)?;
     scores.check(&args.least)
+}
+
+/// The questions as a receipt names them; null if they came from a pipe.
+fn data_identity(path: &Path) -> Result<Value, Failure> {
+    if path.as_os_str() == "-" { Ok(Value::Null) } else { file_identity(path) }
 }
 
 /// What a question was answered.

@@ -16,12 +16,16 @@ use bitnet_core::quant::i2s::Flavour;
 
 use super::traffic::bytes_per_token;
 use crate::args::InspectArgs;
+use crate::demo;
 use crate::exit::Failure;
 use crate::output::Output;
 
 /// Prints what the file holds.
 pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
-    let gguf = Gguf::open(&args.model, Access::Map)?;
+    let gguf = match &args.model {
+        Some(path) => Gguf::open(path, Access::Map)?,
+        None => demo::open()?,
+    };
     let report = Report::of(&gguf, args.n_ctx);
     Output::stdout().all(&if args.json { json::json(&report) } else { text::text(&report) })
 }
