@@ -85,6 +85,7 @@ embedded=false
 if [[ -f $ROOT/bitnet-cli/assets/demo.gguf ]]; then
     embedded=true
     demo=(run -p "12+34=" -n 16 --greedy --quiet)
+    same "inspect, embedded model" inspect --json
     same "run, embedded model" "${demo[@]}"
     traced "run, embedded model" "${demo[@]}"
 fi

@@ -14,6 +14,8 @@ mod bench;
 mod cheap;
 #[cfg(feature = "full-cli")]
 mod completions;
+#[cfg(all(feature = "full-cli", feature = "demo"))]
+mod demo;
 #[cfg(feature = "full-cli")]
 mod convert;
 #[cfg(feature = "full-cli")]

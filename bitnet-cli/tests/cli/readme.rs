@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use crate::golden::with_switches;
 use crate::support::{Ran, words};
+#[cfg(feature = "demo")]
+use crate::tiny::with_stdin;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -77,4 +79,18 @@ fn comparable(line: &str) -> String {
         _ => word.to_owned(),
     };
     line.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// The conversation shown: what is typed gets the replies below it.
+#[cfg(feature = "demo")]
+#[test]
+fn the_conversation_shown_is_what_the_demo_model_says() {
+    let lines = block(&readme(), "The model also", "console");
+    let start = lines.iter().position(|line| line.starts_with("> ")).expect("somebody types");
+    let typed = |line: &String| line.strip_prefix("> ").map(str::to_owned);
+    let asked: Vec<String> = lines[start..].iter().filter_map(typed).collect();
+    let replies: Vec<&String> = lines[start..].iter().filter(|line| typed(line).is_none()).collect();
+    assert!(replies.len() >= 4, "{lines:?}");
+    let ran = with_stdin(["chat", "-q"], (asked.join("\n") + "\n").as_bytes());
+    assert_eq!(ran.done().lines().collect::<Vec<_>>(), replies);
 }
