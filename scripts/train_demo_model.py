@@ -18,7 +18,9 @@ given those before it, which is the same as greedy decoding being right.
 import argparse
 import json
 import math
+import platform
 import random
+import subprocess
 import time
 from pathlib import Path
 
@@ -276,11 +278,21 @@ def provenance(kept):
     }
 
 
+def commit():
+    return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def cpu():
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
+
+
 def write_receipt(args):
     _, kept = load(args)
     log = [json.loads(line) for line in (args.out / "log.jsonl").read_text().splitlines()]
     body = {
-        "schema": 1, "script": "scripts/train_demo_model.py", "torch": torch.__version__, "size": kept["size"],
+        "schema": 1, "script": "scripts/train_demo_model.py", "commit": commit(), "python": platform.python_version(),
+        "torch": torch.__version__, "cpu": cpu(), "size": kept["size"],
         "row_tokens": ROW, "args": {k: v for k, v in kept["args"].items() if not isinstance(v, Path)},
         "seconds": round(kept["seconds"]), "steps": kept["step"], "log": log,
     }

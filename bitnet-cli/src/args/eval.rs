@@ -37,7 +37,7 @@ Flags:
                         large pages) or auto (a copy of what no cache holds; the default)
       --json            one JSON object instead of a table, with every wrong answer and a hash of
                         all logits: equal on every instruction set, thread count and batch size
-      --receipt FILE    also write all of that with machine, build, model and data, whatever the score
+      --receipt FILE    write all of that with machine, build, model and data, whatever the score
       --force           overwrite the receipt
   -q, --quiet           nothing on stderr when all goes well
   -h, --help            this text

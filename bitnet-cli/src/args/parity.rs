@@ -230,6 +230,7 @@ mod tests {
         assert_eq!((args.out, args.n_tokens, args.force), (Source::Pipe, 32, false));
         refused("--record x a.log -m a.gguf --tokens 1", "a.log: unexpected word");
         refused("--record x -m a.gguf --tokens 1 --json", "--record and --json: expected one of them");
+        #[cfg(not(feature = "demo"))]
         refused("--record x --tokens 1", "--model: expected a GGUF file");
         refused("--record x -m a.gguf", "--prompt: expected a text");
         refused("--record x -m a.gguf --tokens 1 -n 0", "-n 0: expected a number from 1 to ");

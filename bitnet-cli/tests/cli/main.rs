@@ -14,10 +14,10 @@ mod bench;
 mod cheap;
 #[cfg(feature = "full-cli")]
 mod completions;
-#[cfg(all(feature = "full-cli", feature = "demo"))]
-mod demo;
 #[cfg(feature = "full-cli")]
 mod convert;
+#[cfg(all(feature = "full-cli", feature = "demo"))]
+mod demo;
 #[cfg(feature = "full-cli")]
 mod doctor;
 #[cfg(feature = "full-cli")]
