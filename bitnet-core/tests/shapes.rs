@@ -62,9 +62,11 @@ fn made_up(ty: DenseType, n: usize) -> Vec<u8> {
     }
     // Where a block has its half-precision numbers; the rest of it may hold anything.
     let halves: &[usize] = match ty {
-        DenseType::Q4_0 => &[0],
-        DenseType::Q4_K => &[0, 2],
-        other => panic!("{other} is not one of those below"),
+        DenseType::Q4_0 | DenseType::Q5_0 | DenseType::IQ4_NL => &[0],
+        DenseType::Q4_1 | DenseType::Q5_1 | DenseType::Q4_K | DenseType::Q5_K => &[0, 2],
+        DenseType::Q2_K => &[80, 82],
+        DenseType::Q3_K => &[108],
+        other => panic!("{other} can be written"),
     };
     for block in bytes.chunks_exact_mut(ty.block_bytes()) {
         block.fill_with(|| random() as u8);
@@ -134,7 +136,7 @@ fn one_head_of_96_for_all_queries_and_rows_of_384() {
 fn embeddings_of_every_dense_type_this_engine_runs() {
     let folder = tempfile::tempdir().unwrap();
     let model = synthesized(&folder, SynthShape::Tiny, "bitnet-b1.58");
-    for ty in DENSE {
+    for ty in DenseType::ALL {
         check(&with_dense(&folder, &model, "token_embd.weight", ty), FEW);
     }
 }
@@ -143,7 +145,7 @@ fn embeddings_of_every_dense_type_this_engine_runs() {
 fn a_dense_matrix_among_ternary_ones() {
     let folder = tempfile::tempdir().unwrap();
     let model = synthesized(&folder, SynthShape::Tiny, "bitnet-b1.58");
-    for ty in DENSE {
+    for ty in DenseType::ALL {
         // One that shares its activations with ternary matrices, and one that reads its own.
         for name in ["blk.0.attn_k.weight", "blk.0.ffn_down.weight"] {
             check(&with_dense(&folder, &model, name, ty), FEW);
@@ -159,14 +161,3 @@ fn a_head_of_its_own_in_another_type_than_the_embeddings() {
         check(&with_dense(&folder, &model, "output.weight", ty), SPLITS);
     }
 }
-
-/// What a matrix may be besides ternary.
-const DENSE: [DenseType; 7] = [
-    DenseType::F32,
-    DenseType::F16,
-    DenseType::BF16,
-    DenseType::Q8_0,
-    DenseType::Q4_0,
-    DenseType::Q4_K,
-    DenseType::Q6_K,
-];

@@ -7,7 +7,7 @@ use bitnet_core::synth::SynthShape;
 
 use super::line::{Flag, Line};
 use super::model::{MAX_POSITIONS, MAX_THREADS};
-use super::{Command, ModelArgs, Verb};
+use super::{Command, ModelArgs, ReadingArgs, Verb};
 use crate::exit::Failure;
 
 pub(super) const VERB: Verb = Verb {
@@ -48,6 +48,8 @@ Flags:
       --no-mmap         read the model into memory instead of mapping it
       --weights WHERE   ternary weights: map (where the file has them), 2bit (copied into
                         large pages) or auto (a copy of what no cache holds; the default)
+      --i2s-layout L    order of I2_S codes: a, or b (bitnet.cpp on ARM since 2026)
+      --tl-config FILE  a kernel_config.ini: tile sizes of TL1 and TL2 tensors
   -o, --output FORMAT   md, json, csv or jsonl (default md)
       --receipt FILE    also write the numbers with machine, build, model and every sample
       --force           overwrite the receipt
@@ -68,6 +70,8 @@ const FLAGS: &[Flag] = &[
     Flag::one(&["--isa"]),
     Flag::switch(&["--no-mmap"]),
     Flag::one(&["--weights"]),
+    Flag::one(&["--i2s-layout"]),
+    Flag::one(&["--tl-config"]),
     Flag::one(&["-o", "--output"]),
     Flag::one(&["--receipt"]),
     Flag::switch(&["--force"]),
@@ -144,6 +148,7 @@ fn parse(line: &Line) -> Result<Command, Failure> {
             n_batch: line.number("--batch-size", 1..=MAX_POSITIONS)?,
             no_mmap: line.has("--no-mmap"),
             placement: line.choice("--weights", super::model::PLACEMENTS)?.unwrap_or_default(),
+            reading: ReadingArgs::parse(line)?,
             ..ModelArgs::default()
         },
         n_prompt: lengths("--n-prompt", &[128, 512])?,
@@ -160,5 +165,5 @@ fn parse(line: &Line) -> Result<Command, Failure> {
     if args.n_prompt.iter().chain(&args.n_gen).all(|n| *n == 0) {
         return Err(Failure::misuse("--n-prompt and --n-gen", "all are 0, expected something to measure"));
     }
-    Ok(Command::Bench(args))
+    Ok(Command::Bench(Box::new(args)))
 }

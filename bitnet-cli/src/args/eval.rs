@@ -35,6 +35,8 @@ Flags:
       --no-mmap         read the model into memory instead of mapping it
       --weights WHERE   ternary weights: map (where the file has them), 2bit (copied into
                         large pages) or auto (a copy of what no cache holds; the default)
+      --i2s-layout L    order of I2_S codes: a, or b (bitnet.cpp on ARM since 2026)
+      --tl-config FILE  a kernel_config.ini: tile sizes of TL1 and TL2 tensors
       --json            one JSON object instead of a table, with every wrong answer and a hash of
                         all logits: equal on every instruction set, thread count and batch size
       --receipt FILE    write all of that with machine, build, model and data, whatever the score
@@ -55,6 +57,8 @@ const FLAGS: &[Flag] = &[
     Flag::one(&["--isa"]),
     Flag::switch(&["--no-mmap"]),
     Flag::one(&["--weights"]),
+    Flag::one(&["--i2s-layout"]),
+    Flag::one(&["--tl-config"]),
     Flag::switch(&["--json"]),
     Flag::one(&["--receipt"]),
     Flag::switch(&["--force"]),

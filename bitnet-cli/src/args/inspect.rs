@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::line::{Flag, Line};
-use super::{Command, Verb};
+use super::{Command, ReadingArgs, Verb};
 use crate::exit::Failure;
 
 pub(super) const VERB: Verb = Verb {
@@ -25,15 +25,22 @@ Examples:
   bitnet inspect model.gguf --json | jq '.tensors[].type' | sort | uniq -c
 
 Flags:
-  -m, --model FILE    the model, if it is not given as a word; without either, the demo model inside
-                      the binary, where there is one
-  -c, --ctx-size N    positions to size the key-value cache for (default: the model's own)
-      --json          one JSON object
-  -h, --help          this text
+  -m, --model FILE      the model, if it is not given as a word; without either, the demo model
+                        inside the binary, where there is one
+  -c, --ctx-size N      positions to size the key-value cache for (default: the model's own)
+      --i2s-layout L    order of I2_S codes: a, or b (bitnet.cpp on ARM since 2026)
+      --tl-config FILE  a kernel_config.ini: tile sizes of TL1 and TL2 tensors
+      --json            one JSON object
+  -h, --help            this text
 ";
 
-const FLAGS: &[Flag] =
-    &[Flag::one(&["-m", "--model"]), Flag::one(&["-c", "--ctx-size"]), Flag::switch(&["--json"])];
+const FLAGS: &[Flag] = &[
+    Flag::one(&["-m", "--model"]),
+    Flag::one(&["-c", "--ctx-size"]),
+    Flag::one(&["--i2s-layout"]),
+    Flag::one(&["--tl-config"]),
+    Flag::switch(&["--json"]),
+];
 
 /// `bitnet inspect`, understood.
 #[derive(Debug)]
@@ -41,6 +48,7 @@ pub(crate) struct InspectArgs {
     /// `None`: the demo model inside the binary.
     pub(crate) model: Option<PathBuf>,
     pub(crate) n_ctx: Option<usize>,
+    pub(crate) reading: ReadingArgs,
     pub(crate) json: bool,
 }
 
@@ -56,5 +64,10 @@ fn parse(line: &Line) -> Result<Command, Failure> {
         }
     };
     let n_ctx = line.number("--ctx-size", 1..=super::model::MAX_POSITIONS)?;
-    Ok(Command::Inspect(InspectArgs { model, n_ctx, json: line.has("--json") }))
+    Ok(Command::Inspect(InspectArgs {
+        model,
+        n_ctx,
+        reading: ReadingArgs::parse(line)?,
+        json: line.has("--json"),
+    }))
 }

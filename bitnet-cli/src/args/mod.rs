@@ -35,7 +35,7 @@ use std::ffi::OsString;
 use crate::exit::Failure;
 use line::{Flag, Line};
 
-pub(crate) use model::ModelArgs;
+pub(crate) use model::{ModelArgs, ReadingArgs};
 pub(crate) use run::{Prompt, RunArgs};
 pub(crate) use sampling::Sampling;
 
@@ -75,7 +75,7 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Measure speed.
     #[cfg(feature = "full-cli")]
-    Bench(BenchArgs),
+    Bench(Box<BenchArgs>),
     /// Compare two runs' logits, or record them.
     #[cfg(feature = "full-cli")]
     Parity(ParityArgs),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bitnet_core::quant::ternary::I2sLayout;
 use bitnet_core::{Placement, SamplerOptions};
 
 use super::line::Line;
@@ -45,6 +46,29 @@ pub(crate) struct ModelArgs {
     pub(crate) no_mmap: bool,
     /// Where ternary weights are.
     pub(crate) placement: Placement,
+    /// How its ternary tensors are to be read.
+    pub(crate) reading: ReadingArgs,
+}
+
+/// What a file does not say about its ternary tensors.
+#[derive(Debug, Default)]
+pub(crate) struct ReadingArgs {
+    /// The order of the codes in I2_S tensors.
+    pub(crate) i2s: I2sLayout,
+    /// A `kernel_config.ini` with the tile sizes of TL1 and TL2 tensors.
+    pub(crate) tl_config: Option<PathBuf>,
+}
+
+impl ReadingArgs {
+    /// Takes what the verb's flags allow.
+    pub(super) fn parse(line: &Line) -> Result<Self, Failure> {
+        Ok(ReadingArgs {
+            i2s: line
+                .choice("--i2s-layout", &[("a", I2sLayout::A), ("b", I2sLayout::B)])?
+                .unwrap_or_default(),
+            tl_config: line.path("--tl-config")?,
+        })
+    }
 }
 
 impl ModelArgs {
@@ -60,6 +84,7 @@ impl ModelArgs {
             n_batch: line.number("--batch-size", 1..=MAX_POSITIONS)?,
             no_mmap: line.has("--no-mmap"),
             placement: line.choice("--weights", PLACEMENTS)?.unwrap_or_default(),
+            reading: ReadingArgs::parse(line)?,
         })
     }
 

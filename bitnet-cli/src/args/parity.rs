@@ -54,6 +54,8 @@ Flags:
       --no-mmap           read the model into memory instead of mapping it
       --weights WHERE     ternary weights: map (where the file has them), 2bit (copied into
                           large pages) or auto (a copy of what no cache holds; the default)
+      --i2s-layout L      order of I2_S codes: a, or b (bitnet.cpp on ARM since 2026)
+      --tl-config FILE    a kernel_config.ini: tile sizes of TL1 and TL2 tensors
       --force             overwrite OUT
   -h, --help              this text
 
@@ -97,6 +99,8 @@ const FLAGS: &[Flag] = &[
     Flag::one(&["--isa"]),
     Flag::switch(&["--no-mmap"]),
     Flag::one(&["--weights"]),
+    Flag::one(&["--i2s-layout"]),
+    Flag::one(&["--tl-config"]),
     Flag::switch(&["--force"]),
 ];
 

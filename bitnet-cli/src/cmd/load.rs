@@ -1,13 +1,16 @@
 //! From flags to a model that can compute.
 
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bitnet_core::gguf::Gguf;
 use bitnet_core::hf::{Checkpoint, ConvertOptions};
-use bitnet_core::{Access, Isa, LoadOptions, Model, SessionOptions, Tokenizer};
+use bitnet_core::quant::ternary::Reading;
+use bitnet_core::quant::tl_tiles::TileTable;
+use bitnet_core::{Access, Error, Isa, LoadOptions, Model, SessionOptions, Tokenizer};
 
-use crate::args::ModelArgs;
+use crate::args::{ModelArgs, ReadingArgs};
 use crate::demo;
 use crate::exit::Failure;
 use crate::progress::Progress;
@@ -39,7 +42,7 @@ pub(crate) fn load(args: &ModelArgs) -> Result<Loaded, Failure> {
 
 /// The model alone, for verbs that need no text.
 pub(crate) fn load_model(path: &Path, args: &ModelArgs) -> Result<Model, Failure> {
-    let options = load_options(args);
+    let options = load_options(args)?;
     match Checkpoint::is_at(path) {
         true => Ok(Model::from_gguf(checkpoint(path)?, &options)?),
         false => Ok(Model::load(path, &options)?),
@@ -59,7 +62,7 @@ fn checkpoint(dir: &Path) -> Result<Gguf, Failure> {
 
 /// The model inside the binary.
 pub(crate) fn load_demo(args: &ModelArgs) -> Result<Model, Failure> {
-    Ok(Model::from_gguf(demo::open()?, &load_options(args))?)
+    Ok(Model::from_gguf(demo::open()?, &load_options(args)?)?)
 }
 
 /// A model as a receipt names it; `None` is the one inside the binary.
@@ -71,12 +74,27 @@ pub(crate) fn identity(path: Option<&Path>) -> Result<serde_json::Value, Failure
     }
 }
 
-fn load_options(args: &ModelArgs) -> LoadOptions {
-    LoadOptions {
+fn load_options(args: &ModelArgs) -> Result<LoadOptions, Failure> {
+    Ok(LoadOptions {
         isa: args.isa.map(|name| Isa::from_name(name).expect("the parser takes names the engine knows")),
         access: if args.no_mmap { Access::Read } else { Access::Map },
         placement: args.placement,
-    }
+        reading: reading(&args.reading)?,
+    })
+}
+
+/// What the flags say about ternary tensors, the file of tile sizes read.
+pub(super) fn reading(args: &ReadingArgs) -> Result<Reading, Failure> {
+    let tiles = args.tl_config.as_deref().map(|path| {
+        let text = fs::read_to_string(path).map_err(|source| Error::Io {
+            path: path.to_owned(),
+            action: "read",
+            source,
+        })?;
+        TileTable::parse(&text)
+            .map_err(|e| Failure::misuse(&format!("--tl-config {}", path.display()), &e.to_string()))
+    });
+    Ok(Reading { i2s: args.i2s, tiles: tiles.transpose()? })
 }
 
 /// A session's options as the flags say.

@@ -25,5 +25,3 @@ pub(crate) mod perplexity;
 pub(crate) mod profile;
 #[cfg(feature = "full-cli")]
 pub(crate) mod synth;
-#[cfg(feature = "full-cli")]
-mod traffic;

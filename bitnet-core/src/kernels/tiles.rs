@@ -66,6 +66,24 @@ impl<'a> ActTiles<'a> {
         (&self.q[t * self.cols..][..self.cols], self.scales[t])
     }
 
+    /// The plain vector of token `t`, wherever its tile has it; returns its scale.
+    ///
+    /// - `row`: `[cols]`, overwritten
+    ///
+    /// # Panics
+    /// If there is no token `t`, or the length disagrees.
+    pub fn unpack(&self, t: usize, row: &mut [i8]) -> f32 {
+        assert_eq!(row.len(), self.cols, "a vector of {} values", self.cols);
+        let tile =
+            self.tiles().find(|tile| t < tile.first + tile.scales.len()).expect("a token that is there");
+        let (t, n) = (t - tile.first, tile.scales.len());
+        let from = tile.q.as_chunks::<4>().0[t..].iter().step_by(n);
+        for (to, from) in row.as_chunks_mut::<4>().0.iter_mut().zip(from) {
+            *to = *from;
+        }
+        tile.scales[t].s
+    }
+
     /// The tiles, in order.
     pub fn tiles(self) -> impl Iterator<Item = Tile<'a>> {
         let n_tiles = self.n().div_ceil(self.tile);
@@ -127,6 +145,11 @@ mod tests {
                 }
             }
             assert_eq!(seen, n * cols);
+            for t in 0..n {
+                let mut row = vec![0; cols];
+                ActTiles::new(&q, &scales, cols, tile).unpack(t, &mut row);
+                assert!(row.iter().enumerate().all(|(k, &v)| v == (t * cols + k) as i8), "token {t} of {n}");
+            }
         }
     }
 

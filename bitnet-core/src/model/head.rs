@@ -143,6 +143,7 @@ mod tests {
     use super::*;
     use crate::gguf::{Access, Gguf, GgufWriter, TensorType};
     use crate::kernels::Isa;
+    use crate::quant::ternary::Reading;
     use half::f16;
     use std::sync::Arc;
 
@@ -157,7 +158,8 @@ mod tests {
         writer.declare("token_embd.weight", TensorType::F16, &[N_VOCAB, N_EMBD]).unwrap();
         writer.write_file(&path, |out| out.tensor("token_embd.weight", bytemuck::cast_slice(rows))).unwrap();
         let gguf = Arc::new(Gguf::open(&path, Access::Read).unwrap());
-        let head = Matrix::new(&gguf, kernels, "token_embd.weight", N_VOCAB, N_EMBD).unwrap();
+        let head =
+            Matrix::new(&gguf, kernels, &Reading::default(), "token_embd.weight", [N_VOCAB, N_EMBD]).unwrap();
         (dir, head)
     }
 

@@ -23,6 +23,7 @@ pub use weights::Weights;
 use crate::error::Result;
 use crate::gguf::{Access, Gguf};
 use crate::kernels::{Isa, Kernels};
+use crate::quant::ternary::Reading;
 use crate::team::Team;
 
 /// How a model is loaded.
@@ -34,6 +35,8 @@ pub struct LoadOptions {
     pub access: Access,
     /// Whether ternary weights are computed with where the file has them.
     pub placement: Placement,
+    /// What the file does not say about its ternary tensors.
+    pub reading: Reading,
 }
 
 /// Where ternary weights are while they are computed with. The numbers are the same.
@@ -79,7 +82,7 @@ impl Model {
         let kernels = options.isa.map_or_else(|| Ok(Kernels::detect()), Kernels::for_isa)?;
         let gguf = Arc::new(gguf);
         let mut config = Config::from_gguf(&gguf)?;
-        let mut weights = Weights::from_gguf(&gguf, kernels, &mut config)?;
+        let mut weights = Weights::from_gguf(&gguf, kernels, &options.reading, &mut config)?;
         let copy = match options.placement {
             Placement::Auto => {
                 let (mapped, many) = (options.access == Access::Map, weights.ternary_bytes() >= MANY_BYTES);

@@ -5,6 +5,7 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::kernels::{ActTiles, Kernels, pack_tile};
 use crate::quant::act::ActScale;
+use crate::quant::i2s::BLOCK;
 use crate::team::Team;
 use crate::trace::trace_timing;
 
@@ -20,6 +21,8 @@ pub struct Wants {
 }
 
 /// The right-hand side of matrix products: `n` vectors of `cols` activations.
+///
+/// The int8 form has vectors of whole blocks, filled up with zeros: as ternary matrices have their rows.
 #[derive(Debug, Default)]
 pub struct Operand {
     n: usize,
@@ -53,9 +56,10 @@ impl Operand {
 
     fn resize(&mut self, n: usize, cols: usize) {
         (self.n, self.cols) = (n, cols);
-        self.q.resize(n * cols, 0);
+        let q_cols = cols.next_multiple_of(BLOCK);
+        self.q.resize(n * q_cols, 0);
         self.scales.resize(n, ActScale { s: 1.0, sum: 0 });
-        self.rows.resize(n.div_ceil(self.tile) * cols, 0);
+        self.rows.resize(n.div_ceil(self.tile) * q_cols, 0);
         self.float.resize(n * cols, 0.0);
         self.rounded.resize(n * cols, 0.0);
     }
@@ -86,7 +90,9 @@ impl Operand {
             if wants.int8 {
                 let n = part.scales.len();
                 for (t, y) in part.float.chunks_exact(cols).enumerate() {
-                    part.scales[t] = kernels.quantize(part.row, y);
+                    let (row, rest) = part.row.split_at_mut(cols);
+                    part.scales[t] = kernels.quantize(row, y);
+                    rest.fill(0);
                     pack_tile(part.q, part.row, t, n);
                 }
             }
@@ -109,6 +115,7 @@ impl Operand {
     /// The tokens of each tile, with what is to be written for them.
     fn parts<'a>(&'a mut self, x: &'a [f32]) -> Vec<Part<'a>> {
         let sizes: Vec<usize> = self.tiles().tiles().map(|t| t.scales.len()).collect();
+        let q_cols = self.cols.next_multiple_of(BLOCK);
         let (mut x, mut float) = (x, self.float.as_mut_slice());
         let (mut q, mut rows, mut scales) =
             (self.q.as_mut_slice(), self.rows.as_mut_slice(), self.scales.as_mut_slice());
@@ -117,8 +124,8 @@ impl Operand {
             parts.push(Part {
                 x: x.split_off(..n * self.cols).expect("x has n rows"),
                 float: float.split_off_mut(..n * self.cols).expect("float has n rows"),
-                q: q.split_off_mut(..n * self.cols).expect("q has n rows"),
-                row: rows.split_off_mut(..self.cols).expect("a row for each tile"),
+                q: q.split_off_mut(..n * q_cols).expect("q has n rows"),
+                row: rows.split_off_mut(..q_cols).expect("a row for each tile"),
                 scales: scales.split_off_mut(..n).expect("n scales"),
             });
         }
@@ -137,10 +144,10 @@ impl Operand {
         self.cols
     }
 
-    /// The int8 form.
+    /// The int8 form, of vectors filled up to whole blocks.
     #[must_use]
     pub fn tiles(&self) -> ActTiles<'_> {
-        ActTiles::new(&self.q, &self.scales, self.cols, self.tile)
+        ActTiles::new(&self.q, &self.scales, self.cols.next_multiple_of(BLOCK), self.tile)
     }
 
     /// Vector `t`, rounded to f16 and widened again.

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::kernels::Kernels;
 use crate::quant::dense::{self, DenseType};
+use crate::quant::ternary::Reading;
 use crate::team::Team;
 
 /// The weights of a model. Fields keep their names in the file, without `blk.N.` and `.weight`.
@@ -58,12 +59,17 @@ impl Weights {
     ///
     /// # Errors
     /// If a tensor is missing, surplus, of another shape, or of a type this engine does not run.
-    pub fn from_gguf(gguf: &Arc<Gguf>, kernels: &Kernels, config: &mut Config) -> Result<Weights> {
+    pub fn from_gguf(
+        gguf: &Arc<Gguf>,
+        kernels: &Kernels,
+        reading: &Reading,
+        config: &mut Config,
+    ) -> Result<Weights> {
         let Config { n_vocab, n_embd, n_ff, .. } = *config;
         let (n_attn, n_kv) = (config.n_embd_attn(), config.n_embd_kv());
         let sub_norms = config.arch.has_sub_norms();
         let vector = |name: String, n| vector(gguf, &name, n);
-        let matrix = |name: String, rows, cols| Matrix::new(gguf, kernels, &name, rows, cols);
+        let matrix = |name: String, rows, cols| Matrix::new(gguf, kernels, reading, &name, [rows, cols]);
 
         let layers = (0..config.n_layer)
             .map(|i| {

@@ -8,8 +8,10 @@ pub mod hf_packed;
 pub mod i2s;
 pub mod i2s_layouts;
 pub mod iq_bn;
+pub mod scales;
+pub mod ternary;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod tl1;
 pub mod tl2;
 pub mod tl_tiles;

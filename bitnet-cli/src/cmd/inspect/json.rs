@@ -34,8 +34,8 @@ pub(super) fn json(report: &Report<'_>) -> String {
                 "type": info.ty.name(),
                 "shape": info.shape,
                 "bytes": info.n_bytes,
-                "format": line.dispatch.map(|(format, _)| format),
-                "kernel": line.dispatch.map(|(_, kernel)| kernel),
+                "format": line.plan.as_ref().map(|plan| plan.format),
+                "kernel": line.plan.as_ref().map(|plan| &plan.kernel),
             })
         })
         .collect();

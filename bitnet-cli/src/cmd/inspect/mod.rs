@@ -8,13 +8,14 @@ mod text;
 
 use std::collections::BTreeMap;
 
-use bitnet_core::gguf::{Access, Gguf, TensorInfo, TensorType};
+use bitnet_core::gguf::{Access, Gguf, TensorInfo};
 use bitnet_core::kernels::Kernels;
 use bitnet_core::kv_cache::KvCache;
 use bitnet_core::model::Config;
-use bitnet_core::quant::i2s::Flavour;
+use bitnet_core::model::matrix::Plan;
+use bitnet_core::quant::ternary::Reading;
 
-use super::traffic::bytes_per_token;
+use super::load::reading;
 use crate::args::InspectArgs;
 use crate::demo;
 use crate::exit::Failure;
@@ -26,7 +27,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         Some(path) => Gguf::open(path, Access::Map)?,
         None => demo::open()?,
     };
-    let report = Report::of(&gguf, args.n_ctx);
+    let report = Report::of(&gguf, args.n_ctx, &reading(&args.reading)?);
     Output::stdout().all(&if args.json { json::json(&report) } else { text::text(&report) })
 }
 
@@ -46,8 +47,8 @@ struct Report<'a> {
 /// A tensor, and what this engine would do with it.
 struct Line<'a> {
     info: &'a TensorInfo,
-    /// Format and kernel as trace lines name them; `None` for vectors and for what is not multiplied.
-    dispatch: Option<(&'static str, &'static str)>,
+    /// `None` for vectors and for what is not multiplied.
+    plan: Option<Plan>,
 }
 
 /// Memory that running the model takes.
@@ -66,8 +67,14 @@ struct Total {
 }
 
 impl<'a> Report<'a> {
-    fn of(gguf: &'a Gguf, n_ctx: Option<usize>) -> Self {
+    fn of(gguf: &'a Gguf, n_ctx: Option<usize>, reading: &Reading) -> Self {
         let kernels = Kernels::detect();
+        let plan = |info: &TensorInfo| match *info.shape {
+            [rows, cols] => Plan::of(info.ty, rows, cols, reading, kernels),
+            _ => None,
+        };
+        let tensors: Vec<Line<'a>> =
+            gguf.tensors().iter().map(|info| Line { info, plan: plan(info) }).collect();
         let mut totals = BTreeMap::<_, Total>::new();
         let mut all = Total::default();
         for info in gguf.tensors() {
@@ -76,14 +83,10 @@ impl<'a> Report<'a> {
         }
         Report {
             gguf,
-            tensors: gguf
-                .tensors()
-                .iter()
-                .map(|info| Line { info, dispatch: dispatch(info, kernels) })
-                .collect(),
             totals,
             all,
-            bytes_per_token: bytes_per_token(gguf),
+            bytes_per_token: bytes_per_token(&tensors),
+            tensors,
             needs: Config::from_gguf(gguf).map(|config| {
                 let n_ctx = n_ctx.unwrap_or(config.n_ctx_train);
                 // An empty cache is memory the system has promised, not memory in use.
@@ -94,20 +97,16 @@ impl<'a> Report<'a> {
     }
 }
 
-/// The kernel that would multiply this tensor on this CPU.
-fn dispatch(info: &TensorInfo, kernels: &Kernels) -> Option<(&'static str, &'static str)> {
-    let [_, cols] = *info.shape else { return None };
-    match info.ty {
-        TensorType::I2_S => Some((Flavour::of(cols)?.name(), kernels.ternary_name())),
-        TensorType::F32
-        | TensorType::F16
-        | TensorType::BF16
-        | TensorType::Q8_0
-        | TensorType::Q4_0
-        | TensorType::Q4_K
-        | TensorType::Q6_K => Some((info.ty.name(), kernels.isa().name())),
-        _ => None,
-    }
+/// Bytes of weights that one decode step reads: all of them, but of an embedding matrix that is not also the head
+/// just one row.
+fn bytes_per_token(tensors: &[Line<'_>]) -> u64 {
+    let has_head = tensors.iter().any(|line| line.info.name == "output.weight");
+    let read = tensors.iter().map(|Line { info, plan }| {
+        let rows = info.shape.first().map_or(1, |&rows| rows.max(1) as u64);
+        let n_bytes = plan.as_ref().map_or(info.n_bytes, |plan| plan.n_bytes);
+        if has_head && info.name == "token_embd.weight" { n_bytes / rows } else { n_bytes }
+    });
+    read.fold(0, u64::saturating_add)
 }
 
 impl Total {

@@ -50,7 +50,9 @@ fn tensors(out: &mut String, report: &Report<'_>) {
                 info.ty.to_string(),
                 format!("{:?}", info.shape),
                 info.n_bytes.to_string(),
-                line.dispatch.map_or_else(String::new, |(format, kernel)| format!("{format} {kernel}")),
+                line.plan
+                    .as_ref()
+                    .map_or_else(String::new, |plan| format!("{} {}", plan.format, plan.kernel)),
             ]
         })
         .collect();

@@ -9,7 +9,8 @@ use crate::team::Team;
 /// Where a matrix begins in the copy: a cache line.
 const LINE: usize = 64;
 
-/// Copies the codes of every ternary matrix of `matrices`, one after the other, and gives the file's pages back.
+/// Copies the codes of every ternary matrix of `matrices` that kernels read as the file has it, one after the other,
+/// and gives the file's pages back. What was repacked has memory of its own already.
 ///
 /// One block of memory for all, because large pages are lost at the end of each. Returns the bytes copied; where
 /// there is no memory for them, nothing changes and that is 0.
@@ -18,7 +19,7 @@ pub(in crate::model) fn copy_ternary<'a>(
     team: &Team,
 ) -> usize {
     let mut matrices: Vec<&mut Matrix> =
-        matrices.filter(|m| matches!(m.format, Format::Ternary { .. })).collect();
+        matrices.filter(|m| matches!(m.format, Format::Ternary { .. }) && m.codes.repacked.is_none()).collect();
     let room = |m: &Matrix| m.n_codes().next_multiple_of(LINE);
     let n_bytes = matrices.iter().map(|m| room(m)).sum();
     let Some(mut pages) = Pages::<u8>::zeroed(n_bytes) else { return 0 };

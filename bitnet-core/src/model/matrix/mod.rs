@@ -2,11 +2,15 @@
 //!
 //! - `copy`: ternary weights in large pages of our own
 //! - `open`: a tensor's claims, checked, and what its type means here
+//! - `repack`: ternary tensors of other formats, turned into the order kernels read
 //! - `product`: which kernel each format goes to, and how threads share the rows
+//! - `scaled`: ternary products whose rows or blocks have scales of their own
 
 mod copy;
 mod open;
 mod product;
+mod repack;
+mod scaled;
 
 use std::sync::Arc;
 
@@ -14,6 +18,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 pub(super) use self::copy::copy_ternary;
+pub use self::open::Plan;
 pub(super) use self::open::tensor;
 pub use self::product::{multiply, multiply_gated};
 use crate::error::Result;
@@ -21,10 +26,11 @@ use crate::gguf::{Gguf, TensorInfo};
 use crate::kernels::Kernels;
 use crate::pages::Pages;
 use crate::quant::dense::{self, DenseType};
-use crate::quant::i2s::{Flavour, Ternary};
+use crate::quant::i2s::{BLOCK, Flavour, Ternary};
+use crate::quant::ternary::Reading;
 use crate::trace::quant_trace;
 
-/// A matrix `[rows, cols]` that stays where the file has it, or is read from a copy.
+/// A matrix `[rows, cols]` that stays where the file has it, if kernels read it as it is there and no copy was made.
 #[derive(Debug)]
 pub struct Matrix {
     gguf: Arc<Gguf>,
@@ -32,20 +38,30 @@ pub struct Matrix {
     rows: usize,
     cols: usize,
     format: Format,
-    kernel: &'static str,
-    /// The copy of its codes, if there is one, and where they begin in it.
+    kernel: String,
+    codes: Codes,
+    /// The copy of the file's codes, if there is one, and where they begin in it.
     copy: Option<(Arc<Pages<u8>>, usize)>,
+}
+
+/// What a ternary matrix holds beside the file.
+#[derive(Debug, Default)]
+struct Codes {
+    /// `[rows, cols / 4]` bytes in the order of kernels, columns filled up to whole blocks; `None`: the file's are.
+    repacked: Option<Vec<u8>>,
+    /// `[rows]` or `[rows, n]`, as [`Scale`] says.
+    scales: Vec<f32>,
 }
 
 /// How a matrix is stored, and so which kernel multiplies it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Format {
-    /// Two-bit codes, one scale for all.
+    /// Two-bit codes.
     Ternary {
-        /// Which width of kernel its rows allow.
-        flavour: Flavour,
+        /// The name of the file's format; of I2_S, its flavour.
+        name: &'static str,
         /// `weight = scale * code`.
-        scale: f32,
+        scale: Scale,
     },
     /// f16 values, multiplied with activations rounded to f16.
     F16,
@@ -53,22 +69,43 @@ pub enum Format {
     Dense(DenseType),
 }
 
+/// Which weights share a scale.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scale {
+    /// All of them, this one.
+    One(f32),
+    /// Those of a row.
+    Rows,
+    /// Those of a block in a row.
+    Blocks,
+}
+
 impl Format {
     /// The name in trace lines and tables.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Format::Ternary { flavour, .. } => flavour.name(),
+            Format::Ternary { name, .. } => name,
             Format::F16 => DenseType::F16.name(),
             Format::Dense(ty) => ty.name(),
         }
     }
 
-    /// The kernel that multiplies it, by name.
-    fn kernel(self, kernels: &Kernels) -> &'static str {
+    /// The kernel that multiplies it, by name. Of a tensor that was repacked, the layout it has now comes first.
+    fn kernel(self, kernels: &Kernels, cols: usize, repacked: bool) -> String {
         match self {
-            Format::Ternary { .. } => kernels.ternary_name(),
-            Format::F16 | Format::Dense(_) => kernels.isa().name(),
+            Format::Ternary { scale, .. } if repacked => {
+                let wide = Flavour::of(cols.next_multiple_of(BLOCK)) == Some(Flavour::Qk256);
+                let layout = if wide { "qk256" } else { "i2s" };
+                let scales = match scale {
+                    Scale::One(_) => "",
+                    Scale::Rows => "-rows",
+                    Scale::Blocks => "-blocks",
+                };
+                format!("{layout}{scales}-{}", kernels.ternary_name())
+            }
+            Format::Ternary { .. } => kernels.ternary_name().to_owned(),
+            Format::F16 | Format::Dense(_) => kernels.isa().name().to_owned(),
         }
     }
 }
@@ -77,11 +114,17 @@ impl Matrix {
     /// The matrix in tensor `name`, whose shape must be `[rows, cols]`.
     ///
     /// # Errors
-    /// If the tensor is missing, has another shape or a type this engine does not multiply, a ternary scale that is
-    /// no number, or a code that is no ternary weight.
-    pub fn new(gguf: &Arc<Gguf>, kernels: &Kernels, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
-        let (tensor, format) = open::matrix(gguf, name, rows, cols)?;
-        let kernel = format.kernel(kernels);
+    /// If the tensor is missing, has another shape or a type this engine does not multiply, tiles of unknown sizes, a
+    /// ternary scale that is no number, or a code that is no ternary weight.
+    pub fn new(
+        gguf: &Arc<Gguf>,
+        kernels: &Kernels,
+        reading: &Reading,
+        name: &str,
+        [rows, cols]: [usize; 2],
+    ) -> Result<Matrix> {
+        let (tensor, format, codes) = open::matrix(gguf, name, rows, cols, reading)?;
+        let kernel = format.kernel(kernels, cols, codes.repacked.is_some());
         quant_trace!(tensor = name, format = format.name(), kernel = kernel, shape = [rows, cols]);
         Ok(Matrix {
             gguf: Arc::clone(gguf),
@@ -90,6 +133,7 @@ impl Matrix {
             cols,
             format,
             kernel,
+            codes,
             copy: None,
         })
     }
@@ -120,20 +164,23 @@ impl Matrix {
 
     /// The kernel that multiplies it, by name.
     #[must_use]
-    pub fn kernel(&self) -> &'static str {
-        self.kernel
+    pub fn kernel(&self) -> &str {
+        &self.kernel
     }
 
-    /// Its bytes in the file: what one multiplication reads.
+    /// What one multiplication reads: its bytes in the file, or those it was repacked to.
     #[must_use]
     pub fn n_bytes(&self) -> u64 {
-        self.info.n_bytes
+        match &self.codes.repacked {
+            Some(codes) => (codes.len() + size_of_val(&self.codes.scales[..])) as u64,
+            None => self.info.n_bytes,
+        }
     }
 
     /// Bytes of one row, without what stands after the last.
     fn row_bytes(&self) -> usize {
         match self.format {
-            Format::Ternary { .. } => self.cols / 4,
+            Format::Ternary { .. } => self.cols.next_multiple_of(BLOCK) / 4,
             Format::F16 | Format::Dense(_) => self.bytes().len() / self.rows,
         }
     }
@@ -150,14 +197,18 @@ impl Matrix {
     }
 
     fn ternary(&self) -> Ternary<'_> {
-        let (bytes, first) =
-            self.copy.as_ref().map_or((self.bytes(), 0), |(copy, first)| (&copy[..], *first));
-        Ternary::new(&bytes[first..][..self.n_codes()], self.rows, self.cols)
+        let n_codes = self.n_codes();
+        let codes = match (&self.codes.repacked, &self.copy) {
+            (Some(codes), _) => codes,
+            (None, Some((copy, first))) => &copy[*first..][..n_codes],
+            (None, None) => &self.bytes()[..n_codes],
+        };
+        Ternary::new(codes, self.rows, self.cols.next_multiple_of(BLOCK))
     }
 
     /// Bytes of the codes of a ternary matrix.
     fn n_codes(&self) -> usize {
-        self.rows * (self.cols / 4)
+        self.rows * self.row_bytes()
     }
 
     fn halves(&self) -> &[f16] {

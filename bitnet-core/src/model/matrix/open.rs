@@ -2,57 +2,180 @@
 
 use half::f16;
 
-use super::Format;
+use super::repack::repack;
+use super::{Codes, Format, Scale};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, Tensor, TensorType};
+use crate::kernels::Kernels;
+use crate::quant::codes::CodeError;
 use crate::quant::dense::DenseType;
 use crate::quant::i2s::{self, Flavour};
+use crate::quant::scales::Scales;
+use crate::quant::ternary::{Fault, Grain, Packing, Reading};
 
-/// Tensor `name` as a matrix `[rows, cols]`, and how it is stored.
+/// Tensor `name` as a matrix `[rows, cols]`, how it is stored, and its codes where not the file's are multiplied.
 pub(super) fn matrix<'a>(
     gguf: &'a Gguf,
     name: &str,
     rows: usize,
     cols: usize,
-) -> Result<(Tensor<'a>, Format)> {
+    reading: &Reading,
+) -> Result<(Tensor<'a>, Format, Codes)> {
     let tensor = tensor(gguf, name, &[rows, cols])?;
+    let ty = tensor.info.ty;
+    if let Some(packing) = packing(gguf, name, ty, rows, cols, reading)? {
+        let (format, codes) = ternary(gguf, &tensor, packing, rows, cols)?;
+        return Ok((tensor, format, codes));
+    }
+    let format = match dense(ty) {
+        Some(DenseType::F16) if bytemuck::try_cast_slice::<u8, f16>(tensor.bytes).is_ok() => Format::F16,
+        Some(dense) => Format::Dense(dense),
+        None => {
+            let reason = format!(
+                "type {} (id {}) is not one this engine runs; it runs {}: convert the model to one of them",
+                ty.name(),
+                ty.id(),
+                runs(),
+            );
+            return Err(Error::Unsupported {
+                path: gguf.path().to_owned(),
+                item: format!("tensor {name}"),
+                reason,
+            });
+        }
+    };
+    Ok((tensor, format, Codes::default()))
+}
+
+/// How the tensor `name` of this type and shape is packed; `None` if its type is not ternary.
+///
+/// # Errors
+/// If nothing says how it is cut into tiles, or its rows are no whole blocks.
+pub(crate) fn packing(
+    gguf: &Gguf,
+    name: &str,
+    ty: TensorType,
+    rows: usize,
+    cols: usize,
+    reading: &Reading,
+) -> Result<Option<Packing>> {
+    let item = || format!("tensor {name}");
+    let packing = Packing::of(ty, rows, cols, reading).map_err(|error| Error::Unsupported {
+        path: gguf.path().to_owned(),
+        item: item(),
+        reason: format!("type {}: {error}", ty.name()),
+    })?;
+    match packing {
+        Some(packing) if !cols.is_multiple_of(packing.row_unit()) => Err(Error::Malformed {
+            path: gguf.path().to_owned(),
+            item: item(),
+            expected: format!("{} rows of a multiple of {} weights", ty.name(), packing.row_unit()),
+            found: format!("rows of {cols}"),
+        }),
+        packing => Ok(packing),
+    }
+}
+
+/// A ternary tensor: as the file has it, if it is what kernels read, else repacked.
+fn ternary(
+    gguf: &Gguf,
+    tensor: &Tensor<'_>,
+    packing: Packing,
+    rows: usize,
+    cols: usize,
+) -> Result<(Format, Codes)> {
     let bad = |expected: &str, found: String| Error::Malformed {
         path: gguf.path().to_owned(),
-        item: format!("tensor {name}"),
+        item: format!("tensor {}", tensor.info.name),
         expected: expected.into(),
         found,
     };
-    let format = match tensor.info.ty {
-        TensorType::I2_S => {
-            let flavour = Flavour::of(cols)
-                .ok_or_else(|| bad("I2_S rows of a multiple of 128 weights", format!("rows of {cols}")))?;
-            let (codes, scale) = i2s::split_tensor(tensor.bytes, rows * cols)
-                .ok_or_else(|| bad("codes and a scale", format!("{} bytes", tensor.bytes.len())))?;
-            if !scale.is_finite() {
-                return Err(bad("a finite scale after the codes", scale.to_string()));
-            }
-            if let Some(at) = i2s::find_code_3(codes) {
-                return Err(bad("codes 0, 1 and 2", format!("code 3 in byte {at}")));
-            }
-            Format::Ternary { flavour, scale }
+    if packing == Packing::I2s {
+        let (codes, scale) = i2s::split_tensor(tensor.bytes, rows * cols)
+            .ok_or_else(|| bad("codes and a scale", format!("{} bytes", tensor.bytes.len())))?;
+        if !scale.is_finite() {
+            return Err(bad("a finite scale after the codes", scale.to_string()));
         }
-        TensorType::F16 if bytemuck::try_cast_slice::<u8, f16>(tensor.bytes).is_ok() => Format::F16,
-        ty => match supported_dense(ty) {
-            Some(dense) => Format::Dense(dense),
-            None => {
-                return Err(Error::Unsupported {
-                    path: gguf.path().to_owned(),
-                    item: format!("tensor {name}"),
-                    reason: format!(
-                        "type {} (id {}) is not one this engine runs: {HAVE}",
-                        ty.name(),
-                        ty.id()
-                    ),
-                });
-            }
-        },
+        if let Some(at) = i2s::find_code_3(codes) {
+            return Err(bad("codes 0, 1 and 2", format!("code 3 in byte {at}")));
+        }
+        let name = format_name(tensor.info.ty, packing, cols);
+        return Ok((Format::Ternary { name, scale: Scale::One(scale) }, Codes::default()));
+    }
+    let repacked = repack(packing, tensor.bytes, rows, cols)
+        .map_err(|fault| malformed(gguf, &tensor.info.name, packing, fault))?;
+    gguf.release(tensor.info);
+    let (scale, scales) = match repacked.scales {
+        Scales::One(scale) => (Scale::One(scale), Vec::new()),
+        Scales::Rows(scales) => (Scale::Rows, scales),
+        Scales::Blocks(scales) => (Scale::Blocks, scales),
     };
-    Ok((tensor, format))
+    let name = format_name(tensor.info.ty, packing, cols);
+    Ok((Format::Ternary { name, scale }, Codes { repacked: Some(repacked.codes), scales }))
+}
+
+/// What is wrong with the bytes of tensor `name`, as an error.
+pub(crate) fn malformed(gguf: &Gguf, name: &str, packing: Packing, fault: Fault) -> Error {
+    let (expected, found) = match fault {
+        Fault::Code(CodeError::Digits { row, col }) => {
+            ("base-3 digits in every byte".into(), format!("a byte without any at row {row}, column {col}"))
+        }
+        Fault::Code(CodeError::Code { row, col, found, max }) => {
+            (format!("codes of at most {max}"), format!("code {found} at row {row}, column {col}"))
+        }
+        Fault::Scale { scale, .. } if packing.grain() == Grain::Tensor => {
+            ("a finite scale after the codes".into(), scale.to_string())
+        }
+        Fault::Scale { row, scale } => ("finite scales".into(), format!("{scale} in row {row}")),
+    };
+    Error::Malformed { path: gguf.path().to_owned(), item: format!("tensor {name}"), expected, found }
+}
+
+/// The name of a format in trace lines and tables: that of its type, but that of its flavour for I2_S in the order
+/// kernels read.
+fn format_name(ty: TensorType, packing: Packing, cols: usize) -> &'static str {
+    match packing {
+        Packing::I2s => Flavour::of(cols).map_or(ty.name(), Flavour::name),
+        _ => ty.name(),
+    }
+}
+
+/// What this engine does with a tensor of some type and shape, as far as its directory entry says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The name of its format in trace lines.
+    pub format: &'static str,
+    /// The kernel that multiplies it.
+    pub kernel: String,
+    /// Bytes that one multiplication reads, if all weights have the same scale.
+    pub n_bytes: u64,
+}
+
+impl Plan {
+    /// The plan for a matrix `[rows, cols]` of this type; `None` if this engine cannot multiply it.
+    #[must_use]
+    pub fn of(
+        ty: TensorType,
+        rows: usize,
+        cols: usize,
+        reading: &Reading,
+        kernels: &Kernels,
+    ) -> Option<Plan> {
+        if let Some(packing) = Packing::of(ty, rows, cols, reading).ok()? {
+            let (format, scale) = (format_name(ty, packing, cols), Scale::One(1.0));
+            let repacked = packing != Packing::I2s;
+            let kernel = Format::Ternary { name: format, scale }.kernel(kernels, cols, repacked);
+            let n_bytes = if repacked {
+                (rows as u64).checked_mul(cols.checked_next_multiple_of(i2s::BLOCK)? as u64 / 4)?
+            } else {
+                ty.n_bytes(&[rows, cols])?
+            };
+            return cols.is_multiple_of(packing.row_unit()).then_some(Plan { format, kernel, n_bytes });
+        }
+        let format = Format::Dense(dense(ty)?);
+        let kernel = format.kernel(kernels, cols, false);
+        Some(Plan { format: format.name(), kernel, n_bytes: ty.n_bytes(&[rows, cols])? })
+    }
 }
 
 /// Tensor `name`, whose shape must be `shape`.
@@ -74,18 +197,14 @@ pub(in crate::model) fn tensor<'a>(gguf: &'a Gguf, name: &str, shape: &[usize]) 
     }
 }
 
-/// The dense formats that are multiplied, as a refusal lists them.
-const HAVE: &str = "I2_S, F32, F16, BF16, Q8_0, Q4_0, Q4_K and Q6_K";
+/// The dense format that a tensor type is.
+fn dense(ty: TensorType) -> Option<DenseType> {
+    DenseType::ALL.into_iter().find(|dense| dense.name() == ty.name())
+}
 
-fn supported_dense(ty: TensorType) -> Option<DenseType> {
-    match ty {
-        TensorType::F32 => Some(DenseType::F32),
-        TensorType::F16 => Some(DenseType::F16),
-        TensorType::BF16 => Some(DenseType::BF16),
-        TensorType::Q8_0 => Some(DenseType::Q8_0),
-        TensorType::Q4_0 => Some(DenseType::Q4_0),
-        TensorType::Q4_K => Some(DenseType::Q4_K),
-        TensorType::Q6_K => Some(DenseType::Q6_K),
-        _ => None,
-    }
+/// The types of this engine, as a refusal lists them.
+fn runs() -> String {
+    let ternary = "I2_S, TL1, TL2, TQ1_0, TQ2_0, IQ1_BN, IQ2_BN, IQ2_BN_R4";
+    let dense: Vec<&str> = DenseType::ALL.iter().map(|ty| ty.name()).collect();
+    format!("{ternary}, {}", dense.join(", "))
 }

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use super::{Format, Matrix};
+use super::{Format, Matrix, Scale};
 use crate::kernels::Kernels;
 use crate::model::operand::Operand;
 use crate::team::{Piece, Share, Team};
@@ -27,10 +27,11 @@ impl Matrix {
         let Piece { first, values: y } = y;
         match self.format {
             _ if y.is_empty() => {}
-            Format::Ternary { scale, .. } => {
+            Format::Ternary { scale: Scale::One(scale), .. } => {
                 let (q, a) = x.tiles().single(0);
                 kernels.gemv_i2s(y, self.ternary().slice(first, y.len()), q, a, scale);
             }
+            Format::Ternary { .. } => self.multiply_scaled(kernels, first, &mut [y], x),
             Format::F16 => {
                 let w = &self.halves()[first * self.cols..][..y.len() * self.cols];
                 kernels.gemv_f16(y, w, x.rounded(0));
@@ -89,10 +90,11 @@ impl Matrix {
     fn multiply_strip(&self, kernels: &Kernels, first: usize, y: &mut [&mut [f32]], x: &Operand) {
         let rows = y.first().map_or(0, |y| y.len());
         match self.format {
-            Format::Ternary { scale, .. } => {
+            Format::Ternary { scale: Scale::One(scale), .. } => {
                 let w = self.ternary().slice(first, rows);
                 PANEL.with_borrow_mut(|panel| kernels.gemm_i2s(y, w, &x.tiles(), scale, panel));
             }
+            Format::Ternary { .. } => self.multiply_scaled(kernels, first, y, x),
             Format::F16 => {
                 // A few rows at a time, so that every token finds them in the cache.
                 for at in (0..rows).step_by(ROWS_TOGETHER) {
@@ -177,7 +179,9 @@ pub fn multiply_gated(
     x: &Operand,
 ) {
     let scale = match (gate.format, up.format) {
-        (Format::Ternary { .. }, Format::Ternary { scale, .. }) if x.n() == 1 && up.is_finite(scale, x) => {
+        (Format::Ternary { .. }, Format::Ternary { scale: Scale::One(scale), .. })
+            if x.n() == 1 && up.is_finite(scale, x) =>
+        {
             scale
         }
         _ => return multiply(team, kernels, [(gate, gate_y), (up, up_y)], x),

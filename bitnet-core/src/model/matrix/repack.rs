@@ -1,0 +1,113 @@
+//! Ternary tensors of other formats, repacked once at load into the order the kernels read: no weight changes.
+
+use crate::quant::i2s::{BLOCK, BLOCK_BYTES};
+use crate::quant::scales::{Scales, mark_used};
+use crate::quant::ternary::{Fault, Packing, check_scales};
+use crate::team::default_threads;
+
+/// A ternary matrix in blocks of 128, whatever it was before.
+#[derive(Debug)]
+pub(super) struct Repacked {
+    /// `[rows, cols / 4]`, columns filled up with zero weights to a multiple of 128.
+    pub(super) codes: Vec<u8>,
+    pub(super) scales: Scales,
+}
+
+/// Rows that are unpacked at a time: their codes stay in the cache.
+const RUN: usize = 16;
+
+/// Repacks a tensor, with as many threads as there are processors.
+///
+/// - `bytes`: the whole tensor `[rows, cols]`
+pub(super) fn repack(packing: Packing, bytes: &[u8], rows: usize, cols: usize) -> Result<Repacked, Fault> {
+    let per_row = packing.scales_per_row(cols);
+    let row_bytes = cols.next_multiple_of(BLOCK) / 4;
+    let mut codes = vec![0; rows * row_bytes];
+    let mut scales = vec![0.0; rows * per_row];
+    let mut used = vec![false; scales.len()];
+
+    let share = rows.div_ceil(default_threads()).next_multiple_of(RUN);
+    let shares = codes
+        .chunks_mut(share * row_bytes)
+        .zip(scales.chunks_mut(share * per_row).zip(used.chunks_mut(share * per_row)));
+    let part = |at: usize, codes: &mut [u8], scales: &mut [f32], used: &mut [bool]| -> Result<(), Fault> {
+        let mut unpacked = vec![0; RUN * cols];
+        let runs = codes.chunks_mut(RUN * row_bytes);
+        let runs = runs.zip(scales.chunks_mut(RUN * per_row).zip(used.chunks_mut(RUN * per_row)));
+        for (i, (codes, (scales, used))) in runs.enumerate() {
+            let first = at * share + i * RUN;
+            let n = codes.len() / row_bytes;
+            let unpacked = &mut unpacked[..n * cols];
+            packing.unpack(bytes, (rows, cols), first..first + n, unpacked, scales).map_err(Fault::Code)?;
+            check_scales(scales, per_row, first)?;
+            mark_used(unpacked, used);
+            for (row, codes) in unpacked.chunks_exact(cols).zip(codes.chunks_exact_mut(row_bytes)) {
+                pack_row(row, codes);
+            }
+        }
+        Ok(())
+    };
+    let ended: Vec<Result<(), Fault>> = std::thread::scope(|threads| {
+        let part = &part;
+        let spawned: Vec<_> = shares
+            .enumerate()
+            .map(|(at, (codes, (scales, used)))| threads.spawn(move || part(at, codes, scales, used)))
+            .collect();
+        spawned.into_iter().map(|t| t.join().expect("repacking does not panic")).collect()
+    });
+    ended.into_iter().collect::<Result<(), Fault>>()?;
+    Ok(Repacked { codes, scales: Scales::coarsest(scales, &used, per_row) })
+}
+
+/// One row in blocks of 128, the last filled up with zeros.
+fn pack_row(row: &[i8], bytes: &mut [u8]) {
+    for (block, bytes) in row.chunks(BLOCK).zip(bytes.as_chunks_mut::<BLOCK_BYTES>().0) {
+        let mut whole = [0; BLOCK];
+        whole[..block.len()].copy_from_slice(block);
+        for j in 0..BLOCK_BYTES {
+            let code = |g: usize| (whole[BLOCK_BYTES * g + j] + 1) as u8 & 3;
+            bytes[j] = code(0) << 6 | code(1) << 4 | code(2) << 2 | code(3);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::codes::CodeError;
+    use crate::quant::i2s;
+
+    fn codes(n: usize) -> Vec<i8> {
+        (0..n).map(|i| (i * 7 % 11 % 3) as i8 - 1).collect()
+    }
+
+    #[test]
+    fn codes_survive_and_short_rows_are_filled_up_with_zeros() {
+        for (rows, cols) in [(1, 64), (37, 192), (200, 256), (64, 320)] {
+            let codes = codes(rows * cols);
+            let bytes = Packing::Iq2Bn.pack(&codes, (rows, cols), &vec![0.5; rows]).unwrap();
+            let repacked = repack(Packing::Iq2Bn, &bytes, rows, cols).unwrap();
+            assert_eq!(repacked.scales, Scales::One(0.5));
+            let wide = cols.next_multiple_of(BLOCK);
+            let expected: Vec<i8> = codes
+                .chunks(cols)
+                .flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(0, wide - cols)))
+                .collect();
+            assert_eq!(repacked.codes, i2s::pack(&expected), "[{rows}, {cols}]");
+        }
+    }
+
+    #[test]
+    fn the_first_fault_is_named_wherever_threads_cut() {
+        let (rows, cols) = (100, 256);
+        let mut scales = vec![0.5; rows];
+        scales[77] = f32::NAN;
+        let bytes = Packing::Iq2Bn.pack(&codes(rows * cols), (rows, cols), &scales).unwrap();
+        let fault = repack(Packing::Iq2Bn, &bytes, rows, cols).unwrap_err();
+        assert!(matches!(fault, Fault::Scale { row: 77, scale } if scale.is_nan()), "{fault:?}");
+        let mut bytes = Packing::Iq2Bn.pack(&codes(rows * cols), (rows, cols), &vec![0.5; rows]).unwrap();
+        bytes[99 * (4 + cols / 4) + 4] |= 3;
+        let fault = repack(Packing::Iq2Bn, &bytes, rows, cols).unwrap_err();
+        assert_eq!(fault, Fault::Code(CodeError::Code { row: 99, col: 0, found: 3, max: 2 }));
+    }
+}
