@@ -52,6 +52,7 @@ impl Failure {
             Failure::Misuse(sentence) => say(sentence, 2),
             Failure::Engine(e) if e.is_bad_file() => say(&e.to_string(), 3),
             Failure::Engine(e) if e.is_misuse() => say(&e.to_string(), 2),
+            Failure::Engine(e @ bitnet_core::Error::ReadBack { .. }) => say(&e.to_string(), 5),
             Failure::Engine(e) => say(&e.to_string(), 1),
             #[cfg(feature = "full-cli")]
             Failure::Mismatch => ExitCode::from(4),

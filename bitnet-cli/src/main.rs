@@ -66,6 +66,8 @@ fn obey(command: Command) -> Result<(), Failure> {
         #[cfg(feature = "full-cli")]
         Command::Convert(args) => cmd::convert::convert(&args),
         #[cfg(feature = "full-cli")]
+        Command::Quantize(args) => cmd::quantize::quantize(&args),
+        #[cfg(feature = "full-cli")]
         Command::Synth(args) => cmd::synth::synth(&args),
     }
 }

@@ -42,6 +42,13 @@ pub enum Error {
         /// Why not, and what to do instead.
         reason: String,
     },
+    /// A file that was written says something else when it is read again.
+    ReadBack {
+        /// The file that was to be written; it is as it was before.
+        path: PathBuf,
+        /// What differs in it.
+        item: String,
+    },
     /// The caller asked for what cannot be given: a flag's value, an option, an instruction set.
     Invalid {
         /// The option, as the user knows it: `--isa avx512`.
@@ -87,6 +94,11 @@ impl fmt::Display for Error {
                 write!(f, "{}: {item}: expected {expected}, found {found}", path.display())
             }
             Error::Unsupported { path, item, reason } => write!(f, "{}: {item}: {reason}", path.display()),
+            Error::ReadBack { path, item } => write!(
+                f,
+                "{}: {item}: what was written reads back as something else, so the file was not kept",
+                path.display()
+            ),
             Error::Invalid { what, reason } => write!(f, "{what}: {reason}"),
             Error::Token { id, n_vocab } => {
                 write!(f, "token {id}: expected an id below {n_vocab}, the size of the vocabulary")

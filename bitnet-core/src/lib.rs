@@ -14,6 +14,7 @@
 //! - [`tokenizer`], [`sampler`], [`session`]: text to ids and back, the choice among logits, a text in progress
 //! - [`generate`]: evaluate, choose, repeat
 //! - [`hf`]: Hugging Face checkpoints become GGUF files, or models in memory
+//! - [`quantize`]: a model's matrices in another number format
 //! - [`synth`]: made-up models of real shapes; [`parity`]: comparing logs of logits; [`probe`]: what the machine can do
 //!
 //! [`trace`] is the run-time half of the annotations, open to all.
@@ -35,6 +36,7 @@ pub mod pages;
 pub mod parity;
 pub mod probe;
 pub mod quant;
+pub mod quantize;
 pub mod sampler;
 pub mod session;
 pub mod synth;

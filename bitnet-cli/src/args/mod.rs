@@ -28,6 +28,8 @@ mod perplexity;
 #[cfg(feature = "full-cli")]
 mod profile;
 #[cfg(feature = "full-cli")]
+mod quantize;
+#[cfg(feature = "full-cli")]
 mod synth;
 
 use std::ffi::OsString;
@@ -57,6 +59,8 @@ pub(crate) use parity::{CompareArgs, ParityArgs, RecordArgs, Source as LogSource
 pub(crate) use perplexity::PerplexityArgs;
 #[cfg(feature = "full-cli")]
 pub(crate) use profile::ProfileArgs;
+#[cfg(feature = "full-cli")]
+pub(crate) use quantize::QuantizeArgs;
 #[cfg(feature = "full-cli")]
 pub(crate) use synth::SynthArgs;
 
@@ -94,6 +98,9 @@ pub(crate) enum Command {
     /// Write a checkpoint as a model file.
     #[cfg(feature = "full-cli")]
     Convert(ConvertArgs),
+    /// Write a model in another format.
+    #[cfg(feature = "full-cli")]
+    Quantize(Box<QuantizeArgs>),
     /// Write a synthetic model.
     #[cfg(feature = "full-cli")]
     Synth(SynthArgs),
@@ -129,6 +136,8 @@ const VERBS: &[Verb] = &[
     eval::VERB,
     #[cfg(feature = "full-cli")]
     convert::VERB,
+    #[cfg(feature = "full-cli")]
+    quantize::VERB,
     #[cfg(feature = "full-cli")]
     synth::VERB,
     #[cfg(feature = "full-cli")]

@@ -24,4 +24,6 @@ pub(crate) mod perplexity;
 #[cfg(feature = "full-cli")]
 pub(crate) mod profile;
 #[cfg(feature = "full-cli")]
+pub(crate) mod quantize;
+#[cfg(feature = "full-cli")]
 pub(crate) mod synth;

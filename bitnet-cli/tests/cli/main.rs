@@ -37,6 +37,8 @@ mod perplexity;
 #[cfg(feature = "full-cli")]
 mod profile;
 #[cfg(feature = "full-cli")]
+mod quantize;
+#[cfg(feature = "full-cli")]
 mod readme;
 #[cfg(feature = "full-cli")]
 mod run;

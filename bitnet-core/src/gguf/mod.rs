@@ -35,7 +35,7 @@ pub use map::Access;
 pub use metadata::Metadata;
 pub use tensor::{Tensor, TensorInfo, TensorType};
 pub use value::{Array, Strings, Value, ValueType, Values};
-pub use writer::{ArrayBuf, GgufWriter, TensorWriter, replace_file};
+pub use writer::{ArrayBuf, GgufWriter, TensorWriter, replace_file, replace_file_if};
 
 use crate::{Error, Result};
 use header::Header;

@@ -177,11 +177,25 @@ impl GgufWriter {
         path: &Path,
         fill: impl FnOnce(&mut TensorWriter<&mut BufWriter<File>>) -> Result<()>,
     ) -> Result<()> {
-        replace_file(path, |file| {
+        self.write_file_if(path, fill, |_| Ok(()))
+    }
+
+    /// The same, kept only if `check` approves of what was written; see [`replace_file_if`].
+    ///
+    /// # Errors
+    /// Also if `check` fails.
+    pub fn write_file_if(
+        self,
+        path: &Path,
+        fill: impl FnOnce(&mut TensorWriter<&mut BufWriter<File>>) -> Result<()>,
+        check: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
+        let fill = |file: &mut _| {
             let mut out = self.write(path, file)?;
             fill(&mut out)?;
             out.finish().map(drop)
-        })
+        };
+        replace_file_if(path, fill, check)
     }
 }
 
@@ -345,6 +359,20 @@ impl ArrayBuf {
 /// # Errors
 /// If `fill` fails, the system refuses, or `path` is there already and is no regular file.
 pub fn replace_file(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+    replace_file_if(path, fill, |_| Ok(()))
+}
+
+/// The same, with a look at what was written before it takes its place.
+///
+/// - `check`: is given the path of the complete temporary file
+///
+/// # Errors
+/// Also if `check` fails: `path` is then as it was.
+pub fn replace_file_if(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
+    check: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
     static SERIAL: AtomicU32 = AtomicU32::new(0);
     let io = |action| move |source| Error::Io { path: path.to_owned(), action, source };
 
@@ -372,6 +400,7 @@ pub fn replace_file(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Resu
     let file = buffered.into_inner().map_err(|e| io("write")(e.into_error()))?;
     file.sync_all().map_err(io("write"))?;
     drop(file);
+    check(&temporary.path)?;
     temporary.rename_to(&target).map_err(io("create"))
 }
 

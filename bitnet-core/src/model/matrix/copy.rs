@@ -18,8 +18,9 @@ pub(in crate::model) fn copy_ternary<'a>(
     matrices: impl Iterator<Item = &'a mut Matrix>,
     team: &Team,
 ) -> usize {
-    let mut matrices: Vec<&mut Matrix> =
-        matrices.filter(|m| matches!(m.format, Format::Ternary { .. }) && m.codes.repacked.is_none()).collect();
+    let mut matrices: Vec<&mut Matrix> = matrices
+        .filter(|m| matches!(m.format, Format::Ternary { .. }) && m.codes.repacked.is_none())
+        .collect();
     let room = |m: &Matrix| m.n_codes().next_multiple_of(LINE);
     let n_bytes = matrices.iter().map(|m| room(m)).sum();
     let Some(mut pages) = Pages::<u8>::zeroed(n_bytes) else { return 0 };

@@ -1,0 +1,73 @@
+//! `bitnet quantize`: a model in another ternary format.
+
+use std::fs;
+
+use bitnet_core::Error;
+use bitnet_core::gguf::{Access, Gguf};
+use bitnet_core::quantize::{QuantizeOptions, Quantized, quantize as write};
+
+use super::load::reading;
+use crate::args::QuantizeArgs;
+use crate::exit::Failure;
+use crate::interrupt;
+use crate::output::note;
+use crate::progress::Progress;
+
+/// Writes the model, and says what became of it.
+pub(crate) fn quantize(args: &QuantizeArgs) -> Result<(), Failure> {
+    let out = args.out.display().to_string();
+    if args.out.exists() && !args.force {
+        return Err(Failure::misuse(&out, "the file exists (--force overwrites it)"));
+    }
+    let source = Gguf::open(&args.source, Access::Map)?;
+    let options = QuantizeOptions {
+        ty: args.ty,
+        embd: args.embd,
+        absmean: args.absmean,
+        reading: reading(&args.reading)?,
+    };
+    interrupt::watch();
+    let mut progress = if args.quiet { None } else { Progress::new(format!("writing and comparing {out}")) };
+    let ended = write(&source, &args.out, &options, &mut |done, total| {
+        if let Some(progress) = &mut progress {
+            progress.show(done, total);
+        }
+        !interrupt::pressed()
+    });
+    drop(progress);
+    let outcome = match ended {
+        Err(Error::Io { .. }) if interrupt::pressed() => return Err(Failure::Interrupted),
+        ended => ended?,
+    };
+    if !args.quiet {
+        say(args, &source, &outcome);
+    }
+    Ok(())
+}
+
+fn say(args: &QuantizeArgs, source: &Gguf, outcome: &Quantized) {
+    let Quantized { ternary, absmean, embd, copied, rounded, worst_rounding } = *outcome;
+    let mut parts = vec![format!("{ternary} matrices as {}", args.ty)];
+    if absmean > 0 {
+        parts.push(format!("{absmean} of them made ternary by absmean"));
+    }
+    if let Some(ty) = args.embd.filter(|_| embd > 0) {
+        parts.push(format!("{embd} as {ty}"));
+    }
+    parts.push(format!("{copied} tensors as they were"));
+    let bytes = fs::metadata(&args.out).map_or(0, |meta| meta.len());
+    note(format_args!(
+        "{}: {}; {} bytes, {} before; reads back the same",
+        args.out.display(),
+        parts.join(", "),
+        bytes,
+        source.file_len()
+    ));
+    if rounded > 0 {
+        note(format_args!(
+            "{rounded} matrices have a scale that {} rounds to half precision, by up to {:.4} %",
+            args.ty,
+            100.0 * worst_rounding
+        ));
+    }
+}
