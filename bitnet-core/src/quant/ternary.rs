@@ -24,10 +24,10 @@ pub struct Reading {
 /// The order of the codes in an I2_S tensor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum I2sLayout {
-    /// Blocks of 128: [`i2s`](super::i2s).
+    /// Blocks of 128: [`i2s`].
     #[default]
     A,
-    /// Blocks of 64: [`i2s_layouts`](super::i2s_layouts).
+    /// Blocks of 64: [`i2s_layouts`].
     B,
 }
 
