@@ -41,7 +41,10 @@ sed -n '1~7p' "$questions" >"$work/some.tsv"
 "$PLAIN" eval --quiet --data "$work/some.tsv" --json >"$work/expected"
 compared=()
 for isa in scalar avx2 avx512 neon; do
-    "$PLAIN" run --isa "$isa" -p "2+2=" --quiet >"$work/has" 2>&1 || continue # not this machine's
+    code=0
+    "$PLAIN" run --isa "$isa" -p "2+2=" --quiet >"$work/has" 2>&1 || code=$?
+    [[ $code -ne 2 ]] || continue # not this machine's
+    [[ $code -eq 0 ]] || die "--isa $isa: exit $code: $(tail -n 3 "$work/has")"
     for threads in 1 2; do
         "$PLAIN" eval --quiet --data "$work/some.tsv" --json --isa "$isa" -t "$threads" >"$work/found"
         cmp -s "$work/found" "$work/expected" || die "--isa $isa -t $threads: other answers or logits than by default"

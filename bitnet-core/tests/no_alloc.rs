@@ -97,11 +97,11 @@ fn the_decode_loop_allocates_nothing() {
         for sampling in [greedy.clone(), SamplerOptions::default()] {
             let what = format!("{embd:?} head of {n_vocab} rows, {placement:?}, {sampling:?}");
             assert_eq!(allocations(&model, 1, &sampling), 0, "{what}, one thread");
-            // The queue through which a caller enters the pool takes a block of memory for every 63 entries, of
-            // which a token makes two.
-            let blocks = (2 * COUNTED).div_ceil(63) + 1;
+            // The queue through which a caller enters the pool takes memory for every 63 entries, and a thread
+            // that comes to its first piece late makes its scratch late. What a step itself allocates would come
+            // once for every token at least.
             let n = allocations(&model, 2, &sampling);
-            assert!(n <= blocks, "{what}, two threads: {n} allocations for {COUNTED} tokens");
+            assert!(n < COUNTED / 4, "{what}, two threads: {n} allocations for {COUNTED} tokens");
         }
     }
 }
