@@ -14,7 +14,7 @@
 //! - [`tokenizer`], [`sampler`], [`session`]: text to ids and back, the choice among logits, a text in progress
 //! - [`generate`]: evaluate, choose, repeat
 //! - [`hf`]: Hugging Face checkpoints become GGUF files, or models in memory
-//! - [`quantize`]: a model's matrices in another number format
+//! - [`quantize`]: a model's matrices in another number format; [`verify`]: every ternary weight looked at once
 //! - [`synth`]: made-up models of real shapes; [`parity`]: comparing logs of logits; [`probe`]: what the machine can do
 //!
 //! [`trace`] is the run-time half of the annotations, open to all.
@@ -43,6 +43,7 @@ pub mod synth;
 pub mod team;
 pub mod tokenizer;
 pub mod trace;
+pub mod verify;
 
 pub use error::{Error, Result};
 pub use generate::{GenerateOptions, Generated, Generation, StopReason};

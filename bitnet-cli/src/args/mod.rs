@@ -76,7 +76,7 @@ pub(crate) enum Command {
     Chat(Box<ChatArgs>),
     /// Say what a model file holds.
     #[cfg(feature = "full-cli")]
-    Inspect(InspectArgs),
+    Inspect(Box<InspectArgs>),
     /// Measure speed.
     #[cfg(feature = "full-cli")]
     Bench(Box<BenchArgs>),

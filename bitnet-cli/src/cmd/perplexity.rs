@@ -109,7 +109,7 @@ fn score(session: &mut Session<'_>, chunk: &[TokenId], estimate: &mut Estimate) 
 }
 
 /// `-ln p(token)`.
-fn surprise(logits: &[f32], token: TokenId) -> f64 {
+pub(super) fn surprise(logits: &[f32], token: TokenId) -> f64 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&logit| f64::from((logit - max).exp())).sum();
     sum.ln() - f64::from(logits[token as usize] - max)

@@ -41,7 +41,7 @@ pub(super) fn json(report: &Report<'_>) -> String {
         .collect();
     let totals: Map<String, Json> =
         report.totals.iter().map(|(name, sum)| ((*name).to_owned(), total(sum))).collect();
-    let body = json!({
+    let mut body = json!({
         "files": files,
         "metadata": metadata,
         "tensors": tensors,
@@ -51,6 +51,12 @@ pub(super) fn json(report: &Report<'_>) -> String {
         "memory": memory(report),
         "unsupported": report.needs.as_ref().err().map(ToString::to_string),
     });
+    if let Some(verified) = &report.verified {
+        body["verify"] = verified.json();
+    }
+    if let Some(test) = &report.layout {
+        body["layout_test"] = test.json();
+    }
     format!("{body:#}\n")
 }
 
@@ -88,6 +94,6 @@ fn of(value: &Value<'_>) -> Json {
 }
 
 /// The shortest decimal that reads back to the same f32: 1e-5 is not 9.999999747378752e-6.
-fn shortest(v: f32) -> Json {
+pub(super) fn shortest(v: f32) -> Json {
     serde_json::from_str(&format!("{v:?}")).unwrap_or(Json::Null)
 }

@@ -1,10 +1,17 @@
 //! `bitnet inspect`: what a model file holds and what it needs, from its header alone.
 //!
-//! The file is mapped and only its header is touched, so that a large model answers as fast as a small one.
+//! The file is mapped and only its header is touched, so that a large model answers as fast as a small one; unless the
+//! weights are asked for.
+//!
+//! - `verify`: every ternary weight, looked at
+//! - `layout`: in which order the codes of I2_S tensors stand
+//! - `text`, `json`, `show`: the answer
 
 mod json;
+mod layout;
 mod show;
 mod text;
+mod verify;
 
 use std::collections::BTreeMap;
 
@@ -15,20 +22,42 @@ use bitnet_core::model::Config;
 use bitnet_core::model::matrix::Plan;
 use bitnet_core::quant::ternary::Reading;
 
+use self::layout::LayoutTest;
+use self::verify::Verified;
 use super::load::reading;
 use crate::args::InspectArgs;
 use crate::demo;
-use crate::exit::Failure;
+use crate::exit::{Failure, complain};
 use crate::output::Output;
 
-/// Prints what the file holds.
+/// The exit code when no order of codes makes sense: a check fell short.
+const NO_ORDER: u8 = 5;
+
+/// Prints what the file holds, and what was found in it.
 pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
-    let gguf = match &args.model {
-        Some(path) => Gguf::open(path, Access::Map)?,
-        None => demo::open()?,
+    let open = || match &args.model {
+        Some(path) => Ok(Gguf::open(path, Access::Map)?),
+        None => demo::open(),
     };
-    let report = Report::of(&gguf, args.n_ctx, &reading(&args.reading)?);
-    Output::stdout().all(&if args.json { json::json(&report) } else { text::text(&report) })
+    let gguf = open()?;
+    let reading = reading(&args.reading)?;
+    let mut report = Report::of(&gguf, args.n_ctx, &reading);
+    report.verified = args.verify.then(|| Verified::of(&gguf, &reading));
+    // What is known to be damaged cannot be run.
+    if args.layout_test && report.verified.as_ref().is_none_or(Verified::is_sound) {
+        report.layout = Some(LayoutTest::of(args, &gguf, &reading, open)?);
+    }
+    Output::stdout().all(&if args.json { json::json(&report) } else { text::text(&report) })?;
+    if let Some(fault) = report.verified.and_then(Verified::into_fault) {
+        return Err(fault.into());
+    }
+    if report.layout.is_some_and(|test| test.plausible().is_none()) {
+        complain(
+            "--layout-test: neither order of I2_S codes predicts a text clearly better than a blind guess",
+        );
+        return Err(Failure::Said(NO_ORDER));
+    }
+    Ok(())
 }
 
 /// What both forms of the answer say.
@@ -42,6 +71,9 @@ struct Report<'a> {
     bytes_per_token: u64,
     /// What running it takes, or why this engine cannot.
     needs: Result<Needs, bitnet_core::Error>,
+    /// If it was asked for, as the next.
+    verified: Option<Verified<'a>>,
+    layout: Option<LayoutTest>,
 }
 
 /// A tensor, and what this engine would do with it.
@@ -93,6 +125,8 @@ impl<'a> Report<'a> {
                 let kv_cache_bytes = KvCache::new(&config, n_ctx).map(|cache| cache.n_bytes());
                 Needs { n_ctx, kv_cache_bytes }
             }),
+            verified: None,
+            layout: None,
         }
     }
 }

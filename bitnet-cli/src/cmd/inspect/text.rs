@@ -12,6 +12,12 @@ pub(super) fn text(report: &Report<'_>) -> String {
     metadata(&mut out, report);
     tensors(&mut out, report);
     totals(&mut out, report);
+    if let Some(verified) = &report.verified {
+        verified.text(&mut out);
+    }
+    if let Some(test) = &report.layout {
+        test.text(&mut out);
+    }
     out
 }
 
@@ -85,7 +91,7 @@ fn totals(out: &mut String, report: &Report<'_>) {
 
 /// Rows in columns as wide as their widest cell; `<` and `>` in `align` say to which side. The last column of
 /// the left kind is not padded.
-fn columns<const N: usize>(out: &mut String, rows: &[[String; N]], align: &str) {
+pub(super) fn columns<const N: usize>(out: &mut String, rows: &[[String; N]], align: &str) {
     let mut widths = [0; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -103,6 +109,7 @@ fn columns<const N: usize>(out: &mut String, rows: &[[String; N]], align: &str) 
     }
 }
 
-fn count(n: u64, noun: &str) -> String {
+/// `1 tensor`, `2 tensors`.
+pub(super) fn count(n: u64, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
