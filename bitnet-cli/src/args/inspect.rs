@@ -20,7 +20,7 @@ tensor would get on this CPU, bytes read per token, memory needed.
 
 With --verify the ternary weights are read too: each code must have a meaning and each scale be a
 number, and the codes are counted. With --layout-test the model predicts short texts with its I2_S
-codes in either order, which the file does not tell: the wrong order is worse than a blind guess.
+codes in either order, which the file does not tell: the wrong one is no better than a blind guess.
 
 Usage: bitnet inspect [FILE] [flags]
 

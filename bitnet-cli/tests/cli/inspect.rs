@@ -217,6 +217,22 @@ fn verify_finds_a_planted_code_3_and_a_scale_that_is_no_number() {
     inspect(&path, "").done();
 }
 
+#[test]
+fn rows_that_order_a_cannot_have_are_read_in_order_b() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows64.gguf");
+    let bytes = Packing::I2sB.pack(&known(32 * 64), (32, 64), &[0.75]).unwrap();
+    file_of(&path, &[("t", TensorType::I2_S, [32, 64], bytes)]);
+    let ran = inspect(&path, "--verify");
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    let says = "tensor t: expected I2_S rows of a multiple of 128 weights, found rows of 64\n";
+    assert!(ran.stderr.ends_with(says), "{ran:?}");
+    let ran = inspect(&path, "--verify --i2s-layout b --json");
+    let object: Value = serde_json::from_str(ran.done()).unwrap();
+    let found = &object["verify"]["tensors"][0];
+    assert_eq!([&found["minus"], &found["zero"], &found["plus"]], [768, 256, 1024]);
+}
+
 /// The demo model, trained and with a vocabulary.
 fn demo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo.gguf")

@@ -1,8 +1,8 @@
 //! `--layout-test`: in which order the codes of I2_S tensors stand.
 //!
-//! Nothing in a file says so, and the other order is no error but another model: one whose guesses are worse than
-//! blind ones. So short texts are predicted with the codes read both ways. A model that learned something finds one of
-//! them much easier in one order than in the other; if none is, nothing is claimed.
+//! Nothing in a file says so, and the other order is no error but another model: one that knows nothing. So short
+//! texts are predicted with the codes read both ways. A model that learned something finds one of them much easier in
+//! one order than in the other, and than a blind guess; if that is not so, nothing is claimed.
 
 use bitnet_core::gguf::{Gguf, TensorType};
 use bitnet_core::quant::ternary::{I2sLayout, Reading};
