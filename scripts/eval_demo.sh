@@ -34,8 +34,8 @@ done < <(cut -f 1 "$questions" | uniq)
 [[ ${#least[@]} -ge 20 ]] || die "$questions: expected at least ten tasks, one after the other"
 
 mkdir -p "$RECEIPTS"
-(cd "$ROOT" && "$PLAIN" eval --quiet --data "$(shown "$questions")" "${least[@]}" \
-    --receipt "$RECEIPTS/demo_eval.json" --force) || die "the demo model knows too few answers"
+(cd "$ROOT" && "$(shown "$PLAIN")" eval --quiet --data "$(shown "$questions")" "${least[@]}" \
+    --receipt "${RECEIPTS#"$ROOT"/}/demo_eval.json" --force) || die "the demo model knows too few answers"
 
 sed -n '1~7p' "$questions" >"$work/some.tsv"
 "$PLAIN" eval --quiet --data "$work/some.tsv" --json >"$work/expected"
