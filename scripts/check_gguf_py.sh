@@ -13,15 +13,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 [[ ${1:-} == --help || ${1:-} == -h ]] && help_and_exit
 [[ $# -eq 0 || $* == --install ]] || die "$1: unknown argument; see --help"
 
-venv=$ROOT/target/gguf-venv
-wanted="gguf==0.19.0"
-if [[ ! -e $venv/ready || $(<"$venv/ready") != "$wanted" ]]; then
-    say "installing $wanted into target/gguf-venv"
-    rm -rf "$venv"
-    python3 -m venv "$venv" || die "python3 cannot make a virtual environment (Debian: apt install python3-venv)"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$wanted" || die "pip cannot install $wanted"
-    echo "$wanted" >"$venv/ready"
-fi
+python_with gguf gguf==0.19.0
 [[ ${1:-} != --install ]] || exit 0
 
 cd "$ROOT"
@@ -33,8 +25,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/ours" "$work/theirs"
 "$exchange" write "$work/ours.gguf"
-"$venv/bin/python" scripts/check_gguf_py.py write "$work/theirs.gguf"
+"$PYTHON" scripts/check_gguf_py.py write "$work/theirs.gguf"
 for side in ours theirs; do
     "$exchange" dump "$work/$side.gguf" "$work/$side" >"$work/$side.metadata"
-    "$venv/bin/python" scripts/check_gguf_py.py compare "$side" "$work/$side.gguf" "$work/$side" "$work/$side.metadata"
+    "$PYTHON" scripts/check_gguf_py.py compare "$side" "$work/$side.gguf" "$work/$side" "$work/$side.metadata"
 done

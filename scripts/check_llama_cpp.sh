@@ -17,17 +17,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 [[ ${1:-} == --help || ${1:-} == -h ]] && help_and_exit
 [[ $# -eq 0 ]] || die "$1: unknown argument; see --help"
 
-if [[ -z ${PYTHON:-} ]]; then
-    venv=$ROOT/target/llama-cpp-venv
-    PYTHON=$venv/bin/python
-    if [[ ! -e $venv/ready ]]; then
-        say "installing xllamacpp and gguf into target/llama-cpp-venv"
-        python3 -m venv "$venv" || die "python3 cannot make a virtual environment (Debian: apt install python3-venv)"
-        "$PYTHON" -m pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549 gguf==0.19.0 \
-            || die "pip cannot install xllamacpp and gguf"
-        touch "$venv/ready"
-    fi
-fi
+[[ -n ${PYTHON:-} ]] || python_with llama-cpp xllamacpp==2026.10.11549 gguf==0.19.0
 profile="given, not built here"
 if [[ -z ${BITNET:-} ]]; then
     build plain

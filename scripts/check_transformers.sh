@@ -18,17 +18,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 [[ ${1:-} == --help || ${1:-} == -h ]] && help_and_exit
 [[ $# -eq 0 ]] || die "$1: unknown argument; see --help"
 
-if [[ -z ${PYTHON:-} ]]; then
-    venv=$ROOT/target/transformers-venv
-    PYTHON=$venv/bin/python
-    if [[ ! -e $venv/ready ]]; then
-        say "installing torch and transformers into target/transformers-venv"
-        python3 -m venv "$venv" || die "python3 cannot make a virtual environment (Debian: apt install python3-venv)"
-        "$PYTHON" -m pip install --quiet --disable-pip-version-check torch transformers==5.23.0 accelerate safetensors \
-            || die "pip cannot install torch and transformers"
-        touch "$venv/ready"
-    fi
-fi
+[[ -n ${PYTHON:-} ]] || python_with transformers torch transformers==5.23.0 accelerate safetensors
 profile="given, not built here"
 if [[ -z ${BITNET:-} ]]; then
     build plain

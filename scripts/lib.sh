@@ -34,6 +34,20 @@ build() {
         || die "the $1 variant does not build"
 }
 
+# python_with NAME PACKAGE...: sets PYTHON to an interpreter of target/NAME-venv that has these packages, made anew when
+# the list changes.
+python_with() {
+    local venv=$ROOT/target/$1-venv
+    shift
+    PYTHON=$venv/bin/python
+    [[ -e $venv/ready && $(<"$venv/ready") == "$*" ]] && return
+    say "installing $* into $(shown "$venv")"
+    rm -rf "$venv"
+    python3 -m venv "$venv" || die "python3 cannot make a virtual environment (Debian: apt install python3-venv)"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check "$@" || die "pip cannot install $*"
+    echo "$*" >"$venv/ready"
+}
+
 # choose_model [MODEL] [TOKENIZER]: sets MODEL, MODEL_IS, and INPUT, the flags that give `run` its prompt.
 choose_model() {
     local default=$ROOT/models/microsoft-bitnet-b1.58-2B-4T-gguf/ggml-model-i2_s.gguf
