@@ -142,12 +142,18 @@ fn vectors(machine: &Machine, n_bytes: usize) {
     let work = Work { name: "gemv_f16", bytes: 2 * w.len(), macs: w.len(), bound: Bound::Memory };
     machine.show(&work, rows, |k, y: &mut [f32]| k.gemv_f16(y, &w, &x));
 
-    let rows = n_bytes / COLS;
-    let w: Vec<i8> = numbers(rows * COLS).map(|v| (v % 255) as i8).collect();
+    let w: Vec<u8> = numbers(n_bytes).map(|v| v as u8).collect();
     let mut shadow = ShadowVector::default();
     shadow.load(&x);
-    let work = Work { name: "dot_i8", bytes: w.len(), macs: w.len(), bound: Bound::Memory };
-    machine.show(&work, rows, |k, y: &mut [f64]| k.dot_i8(y, &w, &shadow));
+    let rows = n_bytes / (COLS / 2);
+    let of_four = &w[..rows * COLS / 2];
+    let work = Work { name: "dot_u4", bytes: of_four.len(), macs: 2 * of_four.len(), bound: Bound::Memory };
+    machine.show(&work, rows, |k, y: &mut [f64]| k.dot_u4(y, of_four, &shadow));
+
+    let rows = n_bytes / (COLS / 4);
+    let (of_two, all) = (&w[..rows * COLS / 4], (0..rows as u32).collect::<Vec<u32>>());
+    let work = Work { name: "dot_u2", bytes: of_two.len(), macs: 4 * of_two.len(), bound: Bound::Memory };
+    machine.show(&work, rows, |k, y: &mut [f64]| k.dot_u2(y, of_two, &all, &shadow.high));
 }
 
 /// A ternary matrix in the cache times many tokens: what prefill is made of.

@@ -8,7 +8,7 @@ use crate::attention::{Attention, round_to_f16};
 use crate::kernels::Kernels;
 use crate::kv_cache::KvCache;
 use crate::model::config::{Activation, Config};
-use crate::model::head::{Screen, Screening};
+use crate::model::head::{Screen, Screening, Sifted};
 use crate::model::matrix::{multiply, multiply_gated};
 use crate::model::operand::{Norm, Operand, Wants};
 use crate::model::weights::{Layer, wants};
@@ -86,6 +86,11 @@ impl Activations {
         self.y.resize(n * c.n_embd, 0.0);
         self.cos.resize(n * c.rope.n_rot / 2, 0.0);
         self.sin.resize(n * c.rope.n_rot / 2, 0.0);
+    }
+
+    /// How closely the screened head looked at how many rows.
+    pub(crate) fn sifted(&self) -> Sifted {
+        self.screening.sifted()
     }
 
     /// The logits of the last call of [`Step::logits`].

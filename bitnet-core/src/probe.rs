@@ -19,7 +19,7 @@ use crate::quant::i2s::{self, Ternary};
 const READ_BYTES: usize = 512 << 20;
 const ROUNDS: usize = 5;
 
-/// Values that one row of the reading kernel has.
+/// Bytes that one row of the reading kernel has.
 const ROW: usize = 4096;
 
 /// Bytes per second that `n_threads` threads read from memory together, each its own part, front to back.
@@ -34,14 +34,14 @@ pub fn read_bandwidth(n_threads: usize) -> Result<f64> {
     let n = READ_BYTES / n_threads / ROW * ROW;
     let mut parts = Vec::new();
     for _ in 0..n_threads {
-        parts.push(Pages::<i8>::zeroed(n).ok_or_else(|| Error::Invalid {
+        parts.push(Pages::<u8>::zeroed(n).ok_or_else(|| Error::Invalid {
             what: "probe".into(),
             reason: format!("there is no memory to read {} MiB", READ_BYTES >> 20),
         })?);
     }
     let kernels = Kernels::detect();
     let mut x = ShadowVector::default();
-    x.load(&[1.0; ROW]);
+    x.load(&[1.0; 2 * ROW]);
     let barrier = Barrier::new(n_threads);
     let times = on_threads(parts, |mut part| {
         part.fill(1); // on the thread that reads it, which is where the system then puts it
@@ -51,10 +51,10 @@ pub fn read_bandwidth(n_threads: usize) -> Result<f64> {
             barrier.wait();
             let start = Instant::now();
             if round % 2 == 0 {
-                let words = bytemuck::cast_slice::<i8, u64>(&part);
+                let words = bytemuck::cast_slice::<u8, u64>(&part);
                 black_box(words.iter().fold(0u64, |sum, &v| sum.wrapping_add(v)));
             } else {
-                kernels.dot_i8(black_box(&mut dots), &part, &x);
+                kernels.dot_u4(black_box(&mut dots), &part, &x);
             }
             barrier.wait(); // the round lasts as long as its slowest thread
             *time = start.elapsed();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::forward::{Activations, Step};
 use crate::kv_cache::KvCache;
-use crate::model::{Logits, Model};
+use crate::model::{Logits, Model, Sifted};
 use crate::team::Team;
 use crate::trace::trace_timing;
 
@@ -92,6 +92,12 @@ impl<'m> Session<'m> {
     #[must_use]
     pub fn cache_bytes(&self) -> usize {
         self.cache.n_bytes()
+    }
+
+    /// How many rows of the head were looked at how closely, over all steps with the screened one.
+    #[must_use]
+    pub fn sifted(&self) -> Sifted {
+        self.act.sifted()
     }
 
     /// Forgets everything.

@@ -17,20 +17,20 @@ pub struct Team {
 
 /// An output to be cut among threads.
 #[derive(Debug)]
-pub struct Share<'a> {
+pub struct Share<'a, T = f32> {
     /// The values.
-    pub values: &'a mut [f32],
+    pub values: &'a mut [T],
     /// Cuts fall at multiples of this: the width of a head, a group of rows.
     pub unit: usize,
 }
 
 /// One thread's part of a [`Share`].
 #[derive(Debug)]
-pub struct Piece<'a> {
+pub struct Piece<'a, T = f32> {
     /// Index of the first value in the whole.
     pub first: usize,
     /// The values.
-    pub values: &'a mut [f32],
+    pub values: &'a mut [T],
 }
 
 impl Team {
@@ -87,7 +87,11 @@ impl Team {
     /// Cuts each share into one piece for each thread and calls `work` with each thread's pieces.
     ///
     /// Allocates nothing. A piece may be empty when there are fewer units than threads.
-    pub fn split<const M: usize>(&self, shares: [Share<'_>; M], work: impl Fn([Piece<'_>; M]) + Sync) {
+    pub fn split<T: Send, const M: usize>(
+        &self,
+        shares: [Share<'_, T>; M],
+        work: impl Fn([Piece<'_, T>; M]) + Sync,
+    ) {
         let pieces = shares.map(|s| (Piece { first: 0, values: s.values }, s.unit));
         cut(self.n, pieces, &work);
     }
@@ -112,10 +116,10 @@ fn wait<R: Send>(pool: &rayon::ThreadPool, work: impl FnOnce() -> R + Send) -> R
 }
 
 /// Halves the threads, and every piece in proportion, until one thread is left for each set of pieces.
-fn cut<const M: usize>(
+fn cut<T: Send, const M: usize>(
     n_threads: usize,
-    pieces: [(Piece<'_>, usize); M],
-    work: &(impl Fn([Piece<'_>; M]) + Sync),
+    pieces: [(Piece<'_, T>, usize); M],
+    work: &(impl Fn([Piece<'_, T>; M]) + Sync),
 ) {
     if n_threads == 1 {
         return work(pieces.map(|(piece, _)| piece));

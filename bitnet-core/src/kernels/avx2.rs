@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::{ActTiles, Kernels, elementwise, scalar, tiles::Tile};
-use crate::ops::screen::ShadowVector;
+use crate::ops::screen::{self, ShadowVector};
 use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
 use crate::trace::trace_timing;
@@ -32,7 +32,8 @@ pub(super) const KERNELS: Kernels = Kernels {
     rotate,
     shadow_row,
     bounds,
-    dot_i8,
+    dot_u4,
+    dot_u2,
     gemv_f32,
     gemv_i2s,
     gemv_i2s_picked,
@@ -46,8 +47,8 @@ elementwise!("avx2,fma,f16c");
 
 // ------------------------------------------------------------------------------------ ternary matrix x vector
 
-/// Blocks whose products fit i16 lanes: a block adds at most 4 * 2 * 2 * 128 = 2048 to each.
-const I16_BLOCKS: usize = 15;
+/// Blocks whose products fit i16 lanes: a block adds at most 4 * 2 * 3 * 128 = 3072 to each.
+const I16_BLOCKS: usize = 10;
 
 /// How far ahead of a load the next bytes are asked for; see the AVX-512 kernel.
 const AHEAD: usize = 8192;
@@ -73,7 +74,7 @@ fn gemv_i2s_picked(y: &mut [f32], w: Ternary<'_>, picked: &[u32], q: &[i8], a: A
     }
 }
 
-/// `sum(code * q)` of a packed row, asking for as many bytes from `ahead` on the way.
+/// `sum(code * q)` of a packed row with codes 0 to 3, asking for as many bytes from `ahead` on the way.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dot_row(row: &[u8], ahead: *const u8, q: &[i8]) -> i32 {
@@ -340,48 +341,56 @@ fn reduce(v: [__m256; 4]) -> f32 {
 
 // ------------------------------------------------------------------------------------------------ screened head
 
-/// Values whose products fit i32 lanes: each of 8 lanes takes `4096 / 8` products of at most `127 * 127 * 256`.
-const I32_RUN: usize = 4096;
+/// Runs whose products fit i16 lanes: one adds at most 2 * 2 * 2 * 15 * 128 = 15 360 to each.
+const I16_RUNS: usize = 2;
 
-#[trace_timing(avx2_dot_i8)]
+#[trace_timing(avx2_dot_u4)]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_i8(y: &mut [f64], w: &[i8], x: &ShadowVector) {
-    for (y, w) in y.iter_mut().zip(w.chunks_exact(x.values.len())) {
-        let mut dot = 0;
-        for (w, x) in w.chunks(I32_RUN).zip(x.values.chunks(I32_RUN)) {
-            dot += dot_run(w, x);
-        }
-        *y = dot as f64;
+fn dot_u4(y: &mut [f64], w: &[u8], x: &ShadowVector) {
+    for (y, w) in y.iter_mut().zip(w.chunks_exact(x.values.len() / 2)) {
+        *y = dot_row_u4(w, x);
     }
 }
 
-/// The product of up to [`I32_RUN`] values, a multiple of 64.
+/// One row with the two halves of the vector; no sum of one of them exceeds `15 * 128 * 65536`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_run(w: &[i8], x: &[i16]) -> i64 {
-    let mut acc = [_mm256_setzero_si256(); 4];
-    for (w, x) in w.as_chunks::<64>().0.iter().zip(x.as_chunks::<64>().0) {
-        prefetch(w.as_ptr().cast::<u8>().wrapping_add(AHEAD));
-        for v in 0..4 {
-            let w: &[i8; 16] = w[16 * v..].first_chunk().expect("16 of 64 values");
-            // SAFETY: 16 readable bytes by type; this load accepts any alignment.
-            let w = _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(w.as_ptr().cast()) });
-            let x = load_u8(bytemuck::cast_slice(&x[16 * v..][..16]));
-            acc[v] = _mm256_add_epi32(acc[v], _mm256_madd_epi16(w, x));
+fn dot_row_u4(w: &[u8], x: &ShadowVector) -> f64 {
+    const BYTES: usize = screen::RUN / 2;
+    let four_bits = _mm256_set1_epi8(15);
+    let mut sums = [_mm256_setzero_si256(); 2];
+    let runs = w.chunks(I16_RUNS * BYTES);
+    let halves = x.high.chunks(I16_RUNS * screen::RUN).zip(x.low.chunks(I16_RUNS * screen::RUN));
+    for (w, (high, low)) in runs.zip(halves) {
+        let mut acc = [_mm256_setzero_si256(); 2];
+        for (i, w) in w.as_chunks::<BYTES>().0.iter().enumerate() {
+            prefetch(w.as_ptr().wrapping_add(AHEAD));
+            for at in [0, 32] {
+                let w = load_u8(&w[at..]);
+                let first = _mm256_and_si256(w, four_bits);
+                let second = _mm256_and_si256(_mm256_srli_epi16::<4>(w), four_bits);
+                let at = i * screen::RUN + at;
+                for (acc, x) in acc.iter_mut().zip([high, low]) {
+                    *acc = _mm256_add_epi16(*acc, _mm256_maddubs_epi16(first, load_i8(&x[at..])));
+                    *acc = _mm256_add_epi16(*acc, _mm256_maddubs_epi16(second, load_i8(&x[at + BYTES..])));
+                }
+            }
+        }
+        for i in 0..2 {
+            sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(acc[i], _mm256_set1_epi16(1)));
         }
     }
-    acc.iter().map(|&acc| reduce_i64(acc)).sum()
+    (256 * i64::from(reduce_i32(sums[0])) + i64::from(reduce_i32(sums[1]))) as f64
 }
 
-/// The sum of eight i32 lanes that may not fit one.
-#[inline]
+#[trace_timing(avx2_dot_u2)]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn reduce_i64(v: __m256i) -> i64 {
-    let low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(v));
-    let high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256::<1>(v));
-    let v = _mm256_add_epi64(low, high);
-    let v = _mm_add_epi64(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
-    _mm_cvtsi128_si64(v) + _mm_extract_epi64::<1>(v)
+fn dot_u2(y: &mut [f64], w: &[u8], picked: &[u32], x: &[i8]) {
+    let row = |r: u32| &w[r as usize * (x.len() / 4)..][..x.len() / 4];
+    for (i, (y, &r)) in y.iter_mut().zip(picked).enumerate() {
+        let later = row(picked.get(i + PICKS_AHEAD).copied().unwrap_or(r)).as_ptr();
+        *y = f64::from(dot_row(row(r), later, x));
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------- attention

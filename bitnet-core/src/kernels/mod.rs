@@ -37,7 +37,7 @@ pub use self_test::self_test;
 pub use tiles::{ActTiles, pack_tile};
 
 use crate::ops::rope::Pairing;
-use crate::ops::screen::{ShadowRow, ShadowVector};
+use crate::ops::screen::{self, Precision, ShadowRow, ShadowVector};
 use crate::ops::softmax;
 use crate::quant::act::ActScale;
 use crate::quant::i2s::Ternary;
@@ -75,17 +75,18 @@ macro_rules! elementwise {
             crate::ops::rope::rotate(head, cos, sin, pairing);
         }
         $(#[target_feature(enable = $feature)])?
-        fn shadow_row(q: &mut [i8], w: &[f32]) -> crate::ops::screen::ShadowRow {
-            crate::ops::screen::shadow_row(q, w)
+        fn shadow_row(fours: &mut [u8], twos: &mut [u8], w: &[f32]) -> crate::ops::screen::ShadowRow {
+            crate::ops::screen::shadow_row(fours, twos, w)
         }
         $(#[target_feature(enable = $feature)])?
         fn bounds(
-            upper: &mut [f32],
-            dots: &[f64],
+            upper: &mut [f64],
+            near: &[f64],
             rows: &[crate::ops::screen::ShadowRow],
             x: &crate::ops::screen::ShadowVector,
-        ) -> f32 {
-            crate::ops::screen::bounds(upper, dots, rows, x)
+            precision: crate::ops::screen::Precision,
+        ) -> f64 {
+            crate::ops::screen::bounds(upper, near, rows, x, precision)
         }
         $(#[target_feature(enable = $feature)])?
         fn gemv_f32(y: &mut [f32], w: &[f32], x: &[f32]) {
@@ -111,9 +112,10 @@ pub struct Kernels {
     add: unsafe fn(&mut [f32], &[f32]),
     rotate: unsafe fn(&mut [f32], &[f32], &[f32], Pairing),
     gemv_f32: unsafe fn(&mut [f32], &[f32], &[f32]),
-    shadow_row: unsafe fn(&mut [i8], &[f32]) -> ShadowRow,
-    bounds: unsafe fn(&mut [f32], &[f64], &[ShadowRow], &ShadowVector) -> f32,
-    dot_i8: unsafe fn(&mut [f64], &[i8], &ShadowVector),
+    shadow_row: unsafe fn(&mut [u8], &mut [u8], &[f32]) -> ShadowRow,
+    bounds: unsafe fn(&mut [f64], &[f64], &[ShadowRow], &ShadowVector, Precision) -> f64,
+    dot_u4: unsafe fn(&mut [f64], &[u8], &ShadowVector),
+    dot_u2: unsafe fn(&mut [f64], &[u8], &[u32], &[i8]),
     gemv_i2s: unsafe fn(&mut [f32], Ternary<'_>, &[i8], ActScale, f32),
     gemv_i2s_picked: PickedGemv,
     gemm_i2s: Gemm,
@@ -196,28 +198,56 @@ impl Kernels {
     }
 
     /// See [`crate::ops::screen::shadow_row`].
-    pub fn shadow_row(&self, q: &mut [i8], w: &[f32]) -> ShadowRow {
-        dispatch!(self.shadow_row(q, w))
+    pub fn shadow_row(&self, fours: &mut [u8], twos: &mut [u8], w: &[f32]) -> ShadowRow {
+        dispatch!(self.shadow_row(fours, twos, w))
     }
 
     /// See [`crate::ops::screen::bounds`].
-    pub fn bounds(&self, upper: &mut [f32], dots: &[f64], rows: &[ShadowRow], x: &ShadowVector) -> f32 {
-        dispatch!(self.bounds(upper, dots, rows, x))
+    pub fn bounds(
+        &self,
+        upper: &mut [f64],
+        near: &[f64],
+        rows: &[ShadowRow],
+        x: &ShadowVector,
+        precision: Precision,
+    ) -> f64 {
+        dispatch!(self.bounds(upper, near, rows, x, precision))
     }
 
-    /// `y = w · x.values`, exactly: int8 rows times 16-bit integers.
+    /// `y = w · x.values`, exactly, with `w` the four-bit plane of a shadow: values 0 to 15.
     ///
-    /// - `y`: `[rows]`, overwritten; `w`: `[rows, cols]`; `cols`, the length of `x`, a multiple of 64
+    /// - `y`: `[rows]`, overwritten; `w`: `[rows, cols / 2]`; `cols`, the length of `x`, whole runs of it
     ///
     /// # Panics
     /// If the lengths disagree.
     #[trace_timing(rows = y.len(), bytes = w.len())]
-    pub fn dot_i8(&self, y: &mut [f64], w: &[i8], x: &ShadowVector) {
+    pub fn dot_u4(&self, y: &mut [f64], w: &[u8], x: &ShadowVector) {
         let cols = x.values.len();
-        assert_eq!(w.len(), y.len() * cols, "dot_i8: w for {} rows of {cols}", y.len());
-        assert!(cols.is_multiple_of(64) && cols <= 1 << 16, "dot_i8: rows of {cols} values");
-        assert!(x.high.len() == cols && x.low.len() == cols, "dot_i8: a vector of one length");
-        dispatch!(self.dot_i8(y, w, x));
+        assert!(cols.is_multiple_of(screen::RUN) && cols <= 1 << 16, "dot_u4: rows of {cols} values");
+        assert!(x.high.len() == cols && x.low.len() == cols, "dot_u4: a vector of one length");
+        assert_eq!(w.len(), y.len() * (cols / 2), "dot_u4: w for {} rows of {cols}", y.len());
+        dispatch!(self.dot_u4(y, w, x));
+    }
+
+    /// `y_i = w_r · x` for row `r` of each number in `picked`, exactly, with `w` the two-bit plane of a shadow: values
+    /// 0 to 3.
+    ///
+    /// - `y`: `[picked]`, overwritten; `w`: `[rows, cols / 4]`; `x`: `[cols]`, whole runs of a shadow
+    ///
+    /// # Panics
+    /// If the lengths disagree, or a row is picked that is not there.
+    #[trace_timing(rows = picked.len(), bytes = picked.len() * x.len() / 4)]
+    pub fn dot_u2(&self, y: &mut [f64], w: &[u8], picked: &[u32], x: &[i8]) {
+        let rows = w.len() / (x.len() / 4).max(1);
+        assert!(
+            x.len().is_multiple_of(screen::RUN) && x.len() <= 1 << 16,
+            "dot_u2: rows of {} values",
+            x.len()
+        );
+        assert_eq!(w.len(), rows * (x.len() / 4), "dot_u2: w is not whole rows of {}", x.len());
+        assert_eq!(y.len(), picked.len(), "dot_u2: one y for each picked row");
+        assert!(picked.iter().all(|&r| (r as usize) < rows), "dot_u2: a row past the last of {rows}");
+        dispatch!(self.dot_u2(y, w, picked, x));
     }
 
     /// `y = w · x` in f32, each sum in 32 lanes of fused multiply-adds (see [`crate::ops::dot32`]).

@@ -15,7 +15,7 @@ use std::arch::{aarch64::*, asm, is_aarch64_feature_detected};
 use half::f16;
 
 use super::{ActTiles, Kernels, elementwise, scalar, tiles::Tile};
-use crate::ops::screen::ShadowVector;
+use crate::ops::screen::{self, ShadowVector};
 use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
 use crate::trace::trace_timing;
@@ -44,7 +44,7 @@ const PANEL: usize = 16;
 
 /// One table, and all of its ternary products but the loops that multiply.
 macro_rules! ternary_products {
-    ($feature:literal, tile: $tile:literal [$($n:literal)*], $gemv:ident, $gemm:ident) => {
+    ($feature:literal, tile: $tile:literal [$($n:literal)*], $gemv:ident, $gemm:ident, $dot_u4:ident) => {
         pub(in crate::kernels) static KERNELS: Kernels = Kernels {
             isa: crate::kernels::Isa::Neon,
             tile: $tile,
@@ -58,7 +58,8 @@ macro_rules! ternary_products {
             gemv_f32,
             shadow_row,
             bounds,
-            dot_i8,
+            dot_u4,
+            dot_u2,
             gemv_i2s,
             gemv_i2s_picked,
             gemm_i2s,
@@ -100,7 +101,43 @@ macro_rules! ternary_products {
             }
         }
 
-        /// `sum(code * q)` of `R` consecutive packed rows. Each row has a sum for each half of a block.
+        #[trace_timing($dot_u4)]
+        #[target_feature(enable = $feature)]
+        fn dot_u4(y: &mut [f64], w: &[u8], x: &ShadowVector) {
+            for (y, w) in y.iter_mut().zip(w.chunks_exact(x.values.len() / 2)) {
+                let [high, low] = [&x.high, &x.low].map(|x| i64::from(dot_row_u4(w, x)));
+                *y = (256 * high + low) as f64;
+            }
+        }
+
+        /// One row of the four-bit plane with one half of the vector: at most `15 * 128 * 65536`.
+        #[inline]
+        #[target_feature(enable = $feature)]
+        fn dot_row_u4(w: &[u8], x: &[i8]) -> i32 {
+            const BYTES: usize = screen::RUN / 2;
+            let mut acc = [vdupq_n_s32(0); 2];
+            for (w, x) in w.as_chunks::<BYTES>().0.iter().zip(x.as_chunks::<{ 2 * BYTES }>().0) {
+                for at in [0, 16, 32, 48] {
+                    let w = load_u8(&w[at..]);
+                    let first = vreinterpretq_s8_u8(vandq_u8(w, vdupq_n_u8(15)));
+                    let second = vreinterpretq_s8_u8(vshrq_n_u8::<4>(w));
+                    acc[0] = dot_nibbles(acc[0], first, load_i8(&x[at..]));
+                    acc[1] = dot_nibbles(acc[1], second, load_i8(&x[BYTES + at..]));
+                }
+            }
+            vaddvq_s32(vaddq_s32(acc[0], acc[1]))
+        }
+
+        #[target_feature(enable = $feature)]
+        fn dot_u2(y: &mut [f64], w: &[u8], picked: &[u32], x: &[i8]) {
+            let row_bytes = x.len() / 4;
+            for (y, &r) in y.iter_mut().zip(picked) {
+                let [dot] = dot_rows::<1>(&w[r as usize * row_bytes..][..row_bytes], row_bytes, x);
+                *y = f64::from(dot);
+            }
+        }
+
+        /// `sum(code * q)` of `R` consecutive packed rows with codes 0 to 3. Each row has a sum for each half of a block.
         #[inline]
         #[target_feature(enable = $feature)]
         fn dot_rows<const R: usize>(rows: &[u8], row_bytes: usize, q: &[i8]) -> [i32; R] {
@@ -146,7 +183,7 @@ pub(super) mod dot {
     use super::*;
 
     // 24 sums, four registers of weights, and the rest for activations.
-    ternary_products!("neon,dotprod", tile: 6 [6 5 4 3 2 1], neondot_gemv_i2s, neondot_gemm_i2s);
+    ternary_products!("neon,dotprod", tile: 6 [6 5 4 3 2 1], neondot_gemv_i2s, neondot_gemm_i2s, neondot_dot_u4);
 
     /// Adds the products of 64 codes with their four groups of activations.
     #[inline]
@@ -175,22 +212,11 @@ pub(super) mod dot {
         acc
     }
 
-    /// With the two halves of the vector; no sum of one of them exceeds `128 * 128 * 65536`.
-    #[trace_timing(neondot_dot_i8)]
+    /// Adds the products of 16 small codes with 16 values.
+    #[inline]
     #[target_feature(enable = "neon,dotprod")]
-    fn dot_i8(y: &mut [f64], w: &[i8], x: &ShadowVector) {
-        let (x_high, x_low) = (x.high.as_chunks::<64>().0, x.low.as_chunks::<64>().0);
-        for (y, w) in y.iter_mut().zip(w.chunks_exact(x.values.len())) {
-            let (mut high, mut low) = ([vdupq_n_s32(0); 4], [vdupq_n_s32(0); 4]);
-            for (w, (x_high, x_low)) in w.as_chunks::<64>().0.iter().zip(x_high.iter().zip(x_low)) {
-                for v in 0..4 {
-                    let w = load_i8(&w[16 * v..]);
-                    high[v] = sdot(high[v], w, load_i8(&x_high[16 * v..]));
-                    low[v] = sdot(low[v], w, load_i8(&x_low[16 * v..]));
-                }
-            }
-            *y = (256 * sum_i64(high) + sum_i64(low)) as f64;
-        }
+    fn dot_nibbles(acc: int32x4_t, codes: int8x16_t, q: int8x16_t) -> int32x4_t {
+        sdot(acc, codes, q)
     }
 
     /// Adds four neighbouring products of bytes to each lane.
@@ -217,7 +243,7 @@ pub(super) mod plain {
     use super::*;
 
     // Half a panel at a time: 16 registers of i16 sums, 8 of i32 sums, two of weights, and one activation.
-    ternary_products!("neon", tile: 4 [4 3 2 1], neon_gemv_i2s, neon_gemm_i2s);
+    ternary_products!("neon", tile: 4 [4 3 2 1], neon_gemv_i2s, neon_gemm_i2s, neon_dot_u4);
 
     /// Adds the products of 64 codes with their four groups of activations.
     #[inline]
@@ -225,33 +251,14 @@ pub(super) mod plain {
     fn dot_codes(acc: int32x4_t, codes: [int8x16_t; 4], q: [int8x16_t; 4]) -> int32x4_t {
         let products = multiply(multiply(vdupq_n_s16(0), codes[0], q[0]), codes[1], q[1]);
         let products = multiply(multiply(products, codes[2], q[2]), codes[3], q[3]);
-        vpadalq_s16(acc, products) // 8 products of at most 2 * 128 in each lane
+        vpadalq_s16(acc, products) // 8 products of at most 3 * 128 in each lane
     }
 
-    /// Values whose products fit i32 lanes: each of 16 lanes takes `4096 / 16` products of at most `128 * 127 * 256`.
-    const I32_RUN: usize = 4096;
-
-    #[trace_timing(neon_dot_i8)]
+    /// Adds the products of 16 small codes with 16 values.
+    #[inline]
     #[target_feature(enable = "neon")]
-    fn dot_i8(y: &mut [f64], w: &[i8], x: &ShadowVector) {
-        for (y, w) in y.iter_mut().zip(w.chunks_exact(x.values.len())) {
-            let mut dot = 0;
-            for (w, x) in w.chunks(I32_RUN).zip(x.values.chunks(I32_RUN)) {
-                let mut acc = [vdupq_n_s32(0); 4];
-                for (w, x) in w.as_chunks::<32>().0.iter().zip(x.as_chunks::<32>().0) {
-                    for v in 0..2 {
-                        let w = load_i8(&w[16 * v..]);
-                        let (w, x) = ([vmovl_s8(vget_low_s8(w)), vmovl_high_s8(w)], &x[16 * v..]);
-                        for (i, x) in [load_i16(x), load_i16(&x[8..])].into_iter().enumerate() {
-                            acc[2 * i] = vmlal_s16(acc[2 * i], vget_low_s16(w[i]), vget_low_s16(x));
-                            acc[2 * i + 1] = vmlal_high_s16(acc[2 * i + 1], w[i], x);
-                        }
-                    }
-                }
-                dot += sum_i64(acc);
-            }
-            *y = dot as f64;
-        }
+    fn dot_nibbles(acc: int32x4_t, codes: int8x16_t, q: int8x16_t) -> int32x4_t {
+        vpadalq_s16(acc, multiply(vdupq_n_s16(0), codes, q)) // 2 products of at most 15 * 128 in each lane
     }
 
     /// Adds the products of two registers of bytes to i16 lanes.
@@ -343,19 +350,6 @@ fn load_u8(bytes: &[u8]) -> uint8x16_t {
 #[target_feature(enable = "neon")]
 fn load_i8(values: &[i8]) -> int8x16_t {
     vreinterpretq_s8_u8(load_u8(bytemuck::cast_slice(values)))
-}
-
-#[inline]
-#[target_feature(enable = "neon")]
-fn load_i16(values: &[i16]) -> int16x8_t {
-    vreinterpretq_s16_u8(load_u8(bytemuck::cast_slice(values)))
-}
-
-/// The sum of 16 lanes that may not fit one.
-#[inline]
-#[target_feature(enable = "neon")]
-fn sum_i64(v: [int32x4_t; 4]) -> i64 {
-    vaddlvq_s32(v[0]) + vaddlvq_s32(v[1]) + vaddlvq_s32(v[2]) + vaddlvq_s32(v[3])
 }
 
 /// Four activations, four times.

@@ -4,7 +4,7 @@ use half::f16;
 
 use super::{ActTiles, Kernels, elementwise};
 use crate::ops::dot32::reduce_lanes;
-use crate::ops::screen::ShadowVector;
+use crate::ops::screen::{self, ShadowVector};
 use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
 
@@ -23,7 +23,8 @@ pub(super) const KERNELS: Kernels = Kernels {
     rotate,
     shadow_row,
     bounds,
-    dot_i8,
+    dot_u4,
+    dot_u2,
     gemv_f32,
     gemv_i2s,
     gemv_i2s_picked,
@@ -38,7 +39,7 @@ pub(super) fn rescale(dot: i32, s: f32, scale: f32) -> f32 {
     dot as f32 / s * scale
 }
 
-/// `sum(code * q)` of one packed row with codes 0..=2; the caller subtracts `sum(q)`.
+/// `sum(code * q)` of one packed row with codes 0 to 3; of ternary ones the caller subtracts `sum(q)`.
 pub(super) fn dot_codes(row: &[u8], q: &[i8]) -> i32 {
     let mut sum = 0;
     for (block, q) in row.chunks_exact(i2s::BLOCK_BYTES).zip(q.chunks_exact(i2s::BLOCK)) {
@@ -101,10 +102,24 @@ pub(super) fn dot16_rest(sum: f32, a: &[f16], b: &[f32]) -> f32 {
     total as f32
 }
 
-fn dot_i8(y: &mut [f64], w: &[i8], x: &ShadowVector) {
-    for (y, w) in y.iter_mut().zip(w.chunks_exact(x.values.len())) {
-        let dot: i64 = w.iter().zip(&x.values).map(|(&w, &v)| i64::from(w) * i64::from(v)).sum();
+fn dot_u4(y: &mut [f64], w: &[u8], x: &ShadowVector) {
+    for (y, row) in y.iter_mut().zip(w.chunks_exact(x.values.len() / 2)) {
+        let runs = row.chunks_exact(screen::RUN / 2).zip(x.values.chunks_exact(screen::RUN));
+        let dot: i64 = runs
+            .map(|(w, x)| {
+                let (first, second) = x.split_at(screen::RUN / 2);
+                let low = w.iter().zip(first).map(|(&w, &x)| i64::from(w & 15) * i64::from(x));
+                let high = w.iter().zip(second).map(|(&w, &x)| i64::from(w >> 4) * i64::from(x));
+                low.chain(high).sum::<i64>()
+            })
+            .sum();
         *y = dot as f64;
+    }
+}
+
+fn dot_u2(y: &mut [f64], w: &[u8], picked: &[u32], x: &[i8]) {
+    for (y, &r) in y.iter_mut().zip(picked) {
+        *y = f64::from(dot_codes(&w[r as usize * (x.len() / 4)..][..x.len() / 4], x));
     }
 }
 

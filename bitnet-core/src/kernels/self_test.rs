@@ -8,6 +8,7 @@ use half::f16;
 use super::{ActTiles, Isa, Kernels, pack_tile};
 use crate::error::{Error, Result};
 use crate::ops::rope::Pairing;
+use crate::ops::screen::{Precision, ShadowVector};
 use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
 
@@ -28,6 +29,9 @@ pub fn self_test(isa: Isa) -> Result<()> {
     }
     for n_pos in [1, 33, 100] {
         bench.attention(n_pos)?;
+    }
+    for cols in [128, 384, 2560] {
+        bench.shadow(cols)?;
     }
     Ok(())
 }
@@ -116,6 +120,27 @@ impl Bench {
         let (q, p) = (rounded(random.floats(N_QUERY * HEAD_DIM)), rounded(random.floats(N_QUERY * n_pad)));
         self.both("attn_scores", N_QUERY * n_pad, |k, y| k.attn_scores(y, &q, &keys, HEAD_DIM, 0.1))?;
         self.both("attn_mix", N_QUERY * HEAD_DIM, |k, y| k.attn_mix(y, &values, &p, HEAD_DIM))
+    }
+
+    fn shadow(&self, cols: usize) -> Result<()> {
+        let mut random = Random(cols as u64);
+        let w = random.floats(cols);
+        let mut x = ShadowVector::default();
+        x.load(&random.floats(cols));
+        let of = |k: &Kernels| {
+            let (mut fours, mut twos) = (vec![0; cols / 2], vec![0; cols / 4]);
+            let row = k.shadow_row(&mut fours, &mut twos, &w);
+            let (mut four, mut two, mut upper) = ([0.0], [0.0], [0.0]);
+            k.dot_u4(&mut four, &fours, &x);
+            k.dot_u2(&mut two, &twos, &[0], &x.high);
+            let near = [x.near_of_six(four[0], two[0])];
+            let lower = k.bounds(&mut upper, &near, &[row], &x, Precision::Six);
+            (fours, twos, row, four, two, [lower, upper[0]])
+        };
+        if of(self.kernels) == of(self.scalar) {
+            return Ok(());
+        }
+        Err(self.differs("the screened head", &format!("a row of {cols}")))
     }
 
     /// Runs a kernel of both tables, on outputs of `n` values.

@@ -1,13 +1,17 @@
-//! The output head, screened: which rows can hold the largest logits is decided on an int8 shadow of half the
-//! bytes, and only those are evaluated.
+//! The output head, screened: which rows can hold the largest logits is decided on a shadow in few bits, and only
+//! those are evaluated.
 //!
 //! [`crate::ops::screen`] proves the bounds. A row whose upper bound lies below `k` lower bounds of other rows is
 //! not among the `k` largest; it is reported as minus infinity. Every other row gets its canonical logit, so the
 //! largest logit, the `k` largest, and their ties are those of the full head, to the bit.
+//!
+//! Rows are sifted twice: all of them by four bits, a quarter of the head's bytes, and what is left by two bits more.
+//! Where the largest logits stand far out, as of a model sure of what comes next, four bits leave a handful; where they
+//! do not, most rows take all six.
 
 use super::matrix::{Format, Matrix};
 use crate::kernels::Kernels;
-use crate::ops::screen::{ShadowRow, ShadowVector};
+use crate::ops::screen::{Precision, RUN, ShadowRow, ShadowVector};
 use crate::pages::Pages;
 use crate::team::{Share, Team};
 use crate::trace::trace_timing;
@@ -15,25 +19,67 @@ use crate::trace::trace_timing;
 /// Rows that are bounded together.
 const CHUNK: usize = 256;
 
-/// An int8 shadow of an f16 head.
+/// A six-bit shadow of an f16 head, in two planes.
 #[derive(Debug)]
 pub struct Screen {
-    /// `[n_vocab, n_embd]`
-    q: Pages<i8>,
+    /// `[n_vocab, n_embd / 2]`
+    fours: Pages<u8>,
+    /// `[n_vocab, n_embd / 4]`
+    twos: Pages<u8>,
     /// `[n_vocab]`
     rows: Vec<ShadowRow>,
     n_embd: usize,
 }
 
-/// The working memory of one session's screening.
+/// The working memory of one session's screening: a value for each row in whole chunks, or for each chunk.
 #[derive(Debug, Default)]
 pub struct Screening {
     x: ShadowVector,
-    /// Upper bound of each row, in whole chunks.
-    upper: Vec<f32>,
-    /// Largest lower bound of each chunk of rows.
-    lower: Vec<f32>,
+    n_rows: usize,
+    /// Product of each row's four-bit plane with the vector.
+    dots: Vec<f64>,
+    /// Upper bound of each row.
+    upper: Vec<f64>,
+    /// Largest lower bound of each chunk's rows.
+    lower: Vec<f64>,
+    /// How many rows of each chunk four bits left.
+    left: Vec<f64>,
+    /// The lower bounds once more, to be put in order.
+    ordered: Vec<f64>,
     candidates: Vec<u32>,
+    sifted: Sifted,
+}
+
+/// How many rows were looked at how closely, added up over steps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sifted {
+    /// Vectors screened.
+    pub n_steps: u64,
+    /// Rows whose four bits did not decide.
+    pub n_refined: u64,
+    /// Rows whose six bits did not decide, and whose logit was computed.
+    pub n_evaluated: u64,
+}
+
+impl std::ops::AddAssign for Sifted {
+    fn add_assign(&mut self, more: Sifted) {
+        self.n_steps += more.n_steps;
+        self.n_refined += more.n_refined;
+        self.n_evaluated += more.n_evaluated;
+    }
+}
+
+impl std::ops::Sub for Sifted {
+    type Output = Sifted;
+
+    /// What came since `before`.
+    fn sub(self, before: Sifted) -> Sifted {
+        Sifted {
+            n_steps: self.n_steps - before.n_steps,
+            n_refined: self.n_refined - before.n_refined,
+            n_evaluated: self.n_evaluated - before.n_evaluated,
+        }
+    }
 }
 
 impl Screen {
@@ -41,35 +87,47 @@ impl Screen {
     #[must_use]
     pub fn new(head: &Matrix, team: &Team, kernels: &Kernels) -> Option<Screen> {
         let (n_vocab, n_embd) = (head.rows(), head.cols());
-        if head.format() != Format::F16 || !n_embd.is_multiple_of(64) || n_vocab < 16 * CHUNK {
+        if head.format() != Format::F16 || !n_embd.is_multiple_of(RUN) || n_vocab < 16 * CHUNK {
             return None;
         }
-        let mut q = Pages::<i8>::zeroed(n_vocab.checked_mul(n_embd)?)?;
+        let mut fours = Pages::<u8>::zeroed(n_vocab.checked_mul(n_embd / 2)?)?;
+        let mut twos = Pages::<u8>::zeroed(n_vocab * (n_embd / 4))?;
         let mut rows = vec![ShadowRow::default(); n_vocab];
-        let chunks: Vec<_> = q.chunks_mut(CHUNK * n_embd).zip(rows.chunks_mut(CHUNK)).enumerate().collect();
+        let planes = fours.chunks_mut(CHUNK * (n_embd / 2)).zip(twos.chunks_mut(CHUNK * (n_embd / 4)));
+        let chunks: Vec<_> = planes.zip(rows.chunks_mut(CHUNK)).enumerate().collect();
         team.enter(|| {
-            team.each(chunks, |(i, (q, rows))| {
+            team.each(chunks, |(i, ((fours, twos), rows))| {
                 let mut w = vec![0.0; n_embd];
-                for (r, (q, row)) in q.chunks_exact_mut(n_embd).zip(rows).enumerate() {
+                let planes = fours.chunks_exact_mut(n_embd / 2).zip(twos.chunks_exact_mut(n_embd / 4));
+                for (r, ((fours, twos), row)) in planes.zip(rows).enumerate() {
                     head.expand_row(i * CHUNK + r, &mut w);
-                    *row = kernels.shadow_row(q, &w);
+                    *row = kernels.shadow_row(fours, twos, &w);
                 }
             });
         });
-        Some(Screen { q, rows, n_embd })
+        Some(Screen { fours, twos, rows, n_embd })
     }
 
-    /// Bytes of the shadow: what one screening reads.
+    /// Bytes of the shadow.
     #[must_use]
     pub fn n_bytes(&self) -> usize {
-        self.q.len() + size_of_val(&self.rows[..])
+        self.fours.len() + self.twos.len() + size_of_val(&self.rows[..])
+    }
+
+    /// Bytes that the screenings behind `sifted` read, those of the rows evaluated in the end included.
+    #[must_use]
+    pub fn bytes_read(&self, sifted: Sifted) -> u64 {
+        let whole = self.fours.len() + size_of_val(&self.rows[..]);
+        sifted.n_steps * whole as u64
+            + sifted.n_refined * (self.n_embd / 4) as u64
+            + sifted.n_evaluated * (self.n_embd * 2) as u64
     }
 
     /// Logits of the `k` largest rows and perhaps a few more; minus infinity for the rest. Returns how many rows
     /// were evaluated.
     ///
     /// - `logits`: `[n_vocab]`, overwritten; `x`: `[n_embd]`, values an f16 can hold
-    #[trace_timing(screened_head, bytes = self.n_bytes())]
+    #[trace_timing(screened_head, bytes = self.fours.len())]
     pub fn top(
         &self,
         k: usize,
@@ -79,42 +137,82 @@ impl Screen {
         x: &[f32],
         work: &mut Screening,
     ) -> usize {
-        self.bound((team, kernels), x, work);
+        work.load(x, self.rows.len());
+        self.by_four_bits((team, kernels), work);
         let least = work.kth_lower_bound(k);
+        self.by_six_bits((team, kernels), work, least);
+        work.pick_candidates(k);
         logits.fill(f32::NEG_INFINITY);
-        work.candidates.clear();
-        for (r, upper) in work.upper[..logits.len()].iter().enumerate() {
-            if *upper >= least || upper.is_nan() {
-                work.candidates.push(r as u32);
-            }
-        }
         rescore(head, kernels, logits, x, &work.candidates);
         work.candidates.len()
     }
 
-    /// Upper bounds of all rows, and the largest lower bound of each chunk.
-    fn bound(&self, (team, kernels): (&Team, &Kernels), x: &[f32], work: &mut Screening) {
-        let n_chunks = self.rows.len().div_ceil(CHUNK);
-        work.x.load(x);
-        work.upper.resize(n_chunks * CHUNK, f32::NEG_INFINITY);
-        work.lower.resize(n_chunks, f32::NEG_INFINITY);
-        work.candidates.reserve(self.rows.len());
-        let vector = &work.x;
-        // As many units in one as in the other, so that both are cut between the same chunks.
-        let shares =
-            [Share { values: &mut work.upper, unit: CHUNK }, Share { values: &mut work.lower, unit: 1 }];
-        team.split(shares, |[upper, lower]| {
-            let mut dots = [0.0; CHUNK];
-            let chunks = upper.values.chunks_exact_mut(CHUNK).zip(lower.values);
-            for (first, (upper, lower)) in (upper.first..).step_by(CHUNK).zip(chunks) {
+    /// Bounds of all rows from four bits.
+    fn by_four_bits(&self, (team, kernels): (&Team, &Kernels), work: &mut Screening) {
+        let Screening { x, dots, upper, lower, .. } = work;
+        // As many units in each, so that all are cut between the same chunks.
+        let shares = [(dots, CHUNK), (upper, CHUNK), (lower, 1)].map(|(v, unit)| Share { values: v, unit });
+        team.split(shares, |[dots, upper, lower]| {
+            let mut near = [0.0; CHUNK];
+            let chunks = dots.values.chunks_exact_mut(CHUNK).zip(upper.values.chunks_exact_mut(CHUNK));
+            for (first, ((dots, upper), lower)) in
+                (upper.first..).step_by(CHUNK).zip(chunks.zip(lower.values))
+            {
                 let rows = &self.rows[first..self.rows.len().min(first + CHUNK)];
-                let q = &self.q[first * self.n_embd..][..rows.len() * self.n_embd];
-                let dots = &mut dots[..rows.len()];
-                kernels.dot_i8(dots, q, vector);
-                *lower = kernels.bounds(&mut upper[..rows.len()], dots, rows, vector);
+                let (dots, near) = (&mut dots[..rows.len()], &mut near[..rows.len()]);
+                let row_bytes = self.n_embd / 2;
+                kernels.dot_u4(dots, &self.fours[first * row_bytes..][..rows.len() * row_bytes], x);
+                for (near, dot) in near.iter_mut().zip(dots) {
+                    *near = x.near_of_four(*dot);
+                }
+                *lower = kernels.bounds(&mut upper[..rows.len()], near, rows, x, Precision::Four);
             }
         });
     }
+
+    /// Closer bounds, from six bits, of the rows whose upper bound is not below `least`.
+    fn by_six_bits(&self, (team, kernels): (&Team, &Kernels), work: &mut Screening, least: f64) {
+        let Screening { x, dots, upper, lower, left, .. } = work;
+        let shares = [(upper, CHUNK), (lower, 1), (left, 1)].map(|(v, unit)| Share { values: v, unit });
+        team.split(shares, |[upper, lower, left]| {
+            let (mut picked, mut rows) = ([0; CHUNK], [ShadowRow::default(); CHUNK]);
+            let (mut near, mut bounds) = ([0.0; CHUNK], [0.0; CHUNK]);
+            let chunks = upper.values.chunks_exact_mut(CHUNK).zip(lower.values.iter_mut().zip(left.values));
+            for (first, (upper, (lower, left))) in (upper.first..).step_by(CHUNK).zip(chunks) {
+                let n = pick(&mut picked, &upper[..CHUNK.min(self.rows.len() - first)], least);
+                *left = n as f64;
+                if n == 0 {
+                    continue;
+                }
+                let (picked, near, bounds) = (&picked[..n], &mut near[..n], &mut bounds[..n]);
+                let of_chunk = &self.twos[first * (self.n_embd / 4)..];
+                let of_chunk = &of_chunk[..of_chunk.len().min(CHUNK * (self.n_embd / 4))];
+                kernels.dot_u2(near, of_chunk, picked, &x.high);
+                for (i, &r) in picked.iter().enumerate() {
+                    rows[i] = self.rows[first + r as usize];
+                    near[i] = x.near_of_six(dots[first + r as usize], near[i]);
+                }
+                *lower = lower.max(kernels.bounds(bounds, near, &rows[..n], x, Precision::Six));
+                for (bound, &r) in bounds.iter().zip(picked) {
+                    upper[r as usize] = *bound;
+                }
+            }
+        });
+    }
+}
+
+/// Numbers of the bounds that are not below `least`; returns how many there are. What is not a number excludes nothing.
+fn pick(picked: &mut [u32; CHUNK], upper: &[f64], least: f64) -> usize {
+    // Counted first, which is quick, since most often there is none.
+    if upper.iter().filter(|&&upper| !(upper < least)).count() == 0 {
+        return 0;
+    }
+    let mut n = 0;
+    for (r, &upper) in upper.iter().enumerate() {
+        picked[n.min(CHUNK - 1)] = r as u32;
+        n += usize::from(!(upper < least));
+    }
+    n
 }
 
 /// The canonical logits of `rows`.
@@ -126,15 +224,49 @@ fn rescore(head: &Matrix, kernels: &Kernels, logits: &mut [f32], x: &[f32], rows
 }
 
 impl Screening {
+    /// How many rows were looked at how closely so far.
+    #[must_use]
+    pub fn sifted(&self) -> Sifted {
+        self.sifted
+    }
+
+    fn load(&mut self, x: &[f32], n_rows: usize) {
+        let n_chunks = n_rows.div_ceil(CHUNK);
+        self.x.load(x);
+        self.n_rows = n_rows;
+        self.dots.resize(n_chunks * CHUNK, 0.0);
+        self.upper.resize(n_chunks * CHUNK, 0.0);
+        self.lower.resize(n_chunks, f64::NEG_INFINITY);
+        self.left.resize(n_chunks, 0.0);
+        self.ordered.reserve(n_chunks);
+        self.candidates.reserve(n_rows);
+    }
+
     /// A bound that at least `k` logits reach: the `k`-th largest among the chunks' largest lower bounds.
-    fn kth_lower_bound(&mut self, k: usize) -> f32 {
-        let n = self.lower.len();
-        if k == 0 || k > n {
-            return f32::NEG_INFINITY;
+    fn kth_lower_bound(&mut self, k: usize) -> f64 {
+        if k == 0 || k > self.lower.len() {
+            return f64::NEG_INFINITY;
         }
+        self.ordered.clear();
         // NaN counts as the least: it promises nothing.
-        let key = |v: &f32| if v.is_nan() { f32::NEG_INFINITY } else { *v };
-        *self.lower.select_nth_unstable_by(k - 1, |a, b| key(b).total_cmp(&key(a))).1
+        self.ordered.extend(self.lower.iter().map(|&v| if v.is_nan() { f64::NEG_INFINITY } else { v }));
+        *self.ordered.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1
+    }
+
+    /// The rows that six bits leave.
+    fn pick_candidates(&mut self, k: usize) {
+        let least = self.kth_lower_bound(k);
+        let mut picked = [0; CHUNK];
+        self.candidates.clear();
+        for (i, (upper, &left)) in self.upper[..self.n_rows].chunks(CHUNK).zip(&self.left).enumerate() {
+            if left > 0.0 {
+                let n = pick(&mut picked, upper, least);
+                self.candidates.extend(picked[..n].iter().map(|r| (i * CHUNK) as u32 + r));
+            }
+        }
+        self.sifted.n_steps += 1;
+        self.sifted.n_refined += self.left.iter().sum::<f64>() as u64;
+        self.sifted.n_evaluated += self.candidates.len() as u64;
     }
 }
 

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 pub use config::{Activation, Arch, Config};
-pub use head::Screen;
+pub use head::{Screen, Sifted};
 pub use matrix::Matrix;
 pub use weights::Weights;
 
@@ -133,13 +133,13 @@ impl Model {
         self.screen.get_or_init(new).as_ref()
     }
 
-    /// Bytes of weights one decode step reads. With the screened head, that of the screen if one was made: the few
-    /// rows evaluated after it are not counted.
+    /// Bytes of weights one decode step reads: with the screened head, on average over the steps in `sifted`.
     #[must_use]
-    pub fn decode_bytes(&self, head: Logits) -> u64 {
+    pub fn decode_bytes(&self, head: Logits, sifted: Sifted) -> u64 {
         let layers: u64 = self.weights.layers.iter().flat_map(|l| l.matrices()).map(Matrix::n_bytes).sum();
         let screen = if head == Logits::All { None } else { self.screen.get().and_then(Option::as_ref) };
-        layers + screen.map_or_else(|| self.weights.head().n_bytes(), |s| s.n_bytes() as u64)
+        let head = screen.and_then(|screen| screen.bytes_read(sifted).checked_div(sifted.n_steps));
+        layers + head.unwrap_or_else(|| self.weights.head().n_bytes())
     }
 
     /// Multiply-adds that one token takes in the layers' matrices: what prefill is made of, but for attention.

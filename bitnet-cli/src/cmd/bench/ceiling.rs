@@ -53,7 +53,7 @@ impl Ceilings {
         let ceiling = self.of(row.n_threads)?;
         let (rate, most) = match row.test {
             Test::Prefill(_) => (row.gmac_per_s(subject)?, ceiling.macs),
-            Test::Decode(_) => (row.gb_per_s(subject)?, ceiling.bytes),
+            Test::Decode(_) => (row.gb_per_s()?, ceiling.bytes),
         };
         Some(rate * 1e9 / most * 100.0)
     }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bitnet_core::session::DEFAULT_BATCH;
 use bitnet_core::synth::SynthOptions;
-use bitnet_core::{Logits, Model, Session, SessionOptions, TokenId};
+use bitnet_core::{Logits, Model, Session, SessionOptions, Sifted, TokenId};
 use serde_json::{Value, json};
 
 use self::ceiling::Ceilings;
@@ -41,7 +41,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         Some(path) => load_model(path, &args.model)?,
         None => load_demo(&args.model)?,
     };
-    let load = until_first_token(&model, args, start)?;
+    let (load, sifted) = until_first_token(&model, args, start)?;
     let mut subject = Subject {
         model: file.name.clone(),
         model_bytes: model.gguf().file_len(),
@@ -49,7 +49,6 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         n_batch: args.model.n_batch.unwrap_or(DEFAULT_BATCH),
         cpu: cpu_model(),
         head: if args.head == Logits::All { "full" } else { "screened" },
-        bytes_per_token: model.decode_bytes(args.head),
         macs_per_token: model.layer_macs(),
         ceilings: Ceilings::default(),
         load,
@@ -60,9 +59,10 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     }
 
     let mut rows = plan(&model, args)?;
-    subject.ceilings.probe(&rows, subject.bytes_per_token)?;
+    let bytes_per_token = model.decode_bytes(args.head, sifted);
+    subject.ceilings.probe(&rows, bytes_per_token)?;
     let complete = measure(&model, args, &mut rows)?;
-    subject.ceilings.probe(&rows, subject.bytes_per_token)?;
+    subject.ceilings.probe(&rows, bytes_per_token)?;
     rows.retain(|row| !row.samples.is_empty());
     subject.ceilings.check(&rows, &subject)?;
     if !rows.is_empty() {
@@ -84,15 +84,17 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
 }
 
 /// Decodes one token, and says what it took to get there.
-fn until_first_token(model: &Model, args: &BenchArgs, start: Instant) -> Result<Load, Failure> {
+fn until_first_token(model: &Model, args: &BenchArgs, start: Instant) -> Result<(Load, Sifted), Failure> {
     let loaded = start.elapsed();
     let options = SessionOptions {
         n_ctx: Some(1),
         n_threads: args.threads.iter().copied().max(),
         ..session_options(&args.model)
     };
-    Session::new(model, &options)?.prefill_while(&tokens(model.config().n_vocab, 1), args.head, || true)?;
-    Ok(Load { model: loaded, first_token: start.elapsed(), resident_bytes: resident_bytes() })
+    let mut session = Session::new(model, &options)?;
+    session.prefill_while(&tokens(model.config().n_vocab, 1), args.head, || true)?;
+    let load = Load { model: loaded, first_token: start.elapsed(), resident_bytes: resident_bytes() };
+    Ok((load, session.sifted()))
 }
 
 /// Resident memory of this process.
@@ -141,15 +143,20 @@ fn measure(model: &Model, args: &BenchArgs, rows: &mut [Row]) -> Result<bool, Fa
     for repetition in 0..=args.repetitions {
         for row in rows.iter_mut() {
             let session = sessions.get_mut(&row.n_threads).expect("a session for each thread count");
+            let before = session.sifted();
             let Some(time) = sample(session, row, args.head, &tokens)? else { return Ok(false) };
             if repetition > 0 {
                 row.samples.push(time);
+                row.sifted += session.sifted() - before;
             }
             n_done += 1;
             if let Some(progress) = &mut progress {
                 progress.show(n_done, total);
             }
         }
+    }
+    for row in rows {
+        row.bytes_per_token = model.decode_bytes(args.head, row.sifted);
     }
     Ok(true)
 }

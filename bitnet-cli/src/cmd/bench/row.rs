@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use bitnet_core::Sifted;
 use serde_json::{Value, json};
 
 use super::ceiling::Ceilings;
@@ -26,6 +27,10 @@ pub(super) struct Row {
     pub(super) n_threads: usize,
     /// One duration per repetition.
     pub(super) samples: Vec<Duration>,
+    /// What the screened head did in them.
+    pub(super) sifted: Sifted,
+    /// Bytes of weights that one decode step read.
+    pub(super) bytes_per_token: u64,
 }
 
 /// What all rows of a run share.
@@ -38,8 +43,6 @@ pub(super) struct Subject {
     pub(super) cpu: String,
     /// `screened` or `full`.
     pub(super) head: &'static str,
-    /// Bytes of weights that one decode step reads.
-    pub(super) bytes_per_token: u64,
     /// Multiply-adds of one token in the layers' matrices.
     pub(super) macs_per_token: u64,
     pub(super) ceilings: Ceilings,
@@ -74,7 +77,14 @@ impl Row {
                 let prefill = n_prompt.iter().map(|&n| Test::Prefill(n));
                 let decode = n_gen.iter().map(|&n| Test::Decode(n));
                 let tests = prefill.chain(decode).filter(|test| test.n_tokens() > 0);
-                rows.extend(tests.map(|test| Row { test, depth, n_threads, samples: Vec::new() }));
+                rows.extend(tests.map(|test| Row {
+                    test,
+                    depth,
+                    n_threads,
+                    samples: Vec::new(),
+                    sifted: Sifted::default(),
+                    bytes_per_token: 0,
+                }));
             }
         }
         rows
@@ -108,9 +118,16 @@ impl Row {
 
     /// Weight bytes read per second by the median sample, in GB/s. Prefill reads them once per batch, not per
     /// token: no number is better than a wrong one.
-    pub(super) fn gb_per_s(&self, subject: &Subject) -> Option<f64> {
+    pub(super) fn gb_per_s(&self) -> Option<f64> {
         let Test::Decode(_) = self.test else { return None };
-        Some(self.stats().median * subject.bytes_per_token as f64 / 1e9)
+        Some(self.stats().median * self.bytes_per_token as f64 / 1e9)
+    }
+
+    /// Rows of the head per token that four bits did not decide, and that six did not; of decode with the screened one.
+    fn sifted_per_token(&self) -> Option<(f64, f64)> {
+        let Test::Decode(_) = self.test else { return None };
+        let Sifted { n_steps, n_refined, n_evaluated, .. } = self.sifted;
+        (n_steps > 0).then(|| (n_refined as f64 / n_steps as f64, n_evaluated as f64 / n_steps as f64))
     }
 
     /// Multiply-adds of the layers' matrices per second by the median sample, in GMAC/s; of prefill only.
@@ -148,8 +165,10 @@ impl Row {
             "max_ts": speed.max,
             "isa": subject.isa,
             "head": subject.head,
-            "bytes_per_token": subject.bytes_per_token,
-            "gb_per_s": self.gb_per_s(subject),
+            "head_rows_refined_per_token": self.sifted_per_token().map(|(refined, _)| refined),
+            "head_rows_evaluated_per_token": self.sifted_per_token().map(|(_, evaluated)| evaluated),
+            "bytes_per_token": self.gb_per_s().map(|_| self.bytes_per_token),
+            "gb_per_s": self.gb_per_s(),
             "macs_per_token": subject.macs_per_token,
             "gmac_per_s": self.gmac_per_s(subject),
             "ceiling_gb_per_s": ceiling.map(|ceiling| ceiling.bytes / 1e9),
@@ -187,6 +206,7 @@ pub(super) mod tests {
         let mut rows = Row::plan(&[8], &[2], &[0], &[1]);
         rows[0].samples = vec![Duration::from_millis(80)];
         rows[1].samples = [20, 10, 5].map(Duration::from_millis).to_vec();
+        rows[1].bytes_per_token = 1_000_000;
         let subject = Subject {
             model: "a,\"b\".gguf".into(),
             model_bytes: 1 << 20,
@@ -194,7 +214,6 @@ pub(super) mod tests {
             n_batch: 512,
             cpu: "a cpu".into(),
             head: "screened",
-            bytes_per_token: 1_000_000,
             macs_per_token: 2_000_000,
             ceilings: Ceilings::default(),
             load: Load { model: Duration::ZERO, first_token: Duration::ZERO, resident_bytes: None },
@@ -216,10 +235,10 @@ pub(super) mod tests {
 
     #[test]
     fn speed_is_tokens_over_time_and_bandwidth_is_for_decode_only() {
-        let (rows, subject) = example();
+        let (rows, _) = example();
         assert_eq!(rows[1].tok_per_s(), [100.0, 200.0, 400.0]);
-        assert_eq!(rows[0].gb_per_s(&subject), None);
-        assert_eq!(rows[1].gb_per_s(&subject), Some(0.2));
+        assert_eq!(rows[0].gb_per_s(), None);
+        assert_eq!(rows[1].gb_per_s(), Some(0.2));
     }
 
     #[test]
