@@ -2,6 +2,13 @@
 //!
 //! Work is cut by output rows, heads or tokens, never within a sum, so that no bit depends on how many threads
 //! there are. A [`Team`] of one runs everything on the caller's thread.
+//!
+//! A decode step has some hundred cuts, tens of microseconds apart: as long as it takes to wake a thread that went to
+//! sleep. So while one thread is inside [`Team::enter`], the others look for its cuts without a pause, and whoever
+//! waits for another's half does so awake, too.
+
+#[cfg(feature = "cpu")]
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
 #[cfg(feature = "cpu")]
@@ -79,7 +86,7 @@ impl Team {
     pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         #[cfg(feature = "cpu")]
         if let Some(pool) = &self.pool {
-            return wait(pool, work);
+            return wait(pool, || awake(self.n - 1, work));
         }
         work()
     }
@@ -139,13 +146,75 @@ fn cut<T: Send, const M: usize>(
     join(|| cut(n_left, left, work), || cut(n_threads - n_left, right, work));
 }
 
+#[cfg(feature = "cpu")]
 fn join(a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
-    #[cfg(feature = "cpu")]
-    rayon::join(a, b);
-    #[cfg(not(feature = "cpu"))]
-    {
+    let done = AtomicBool::new(false);
+    let first = || {
         a();
+        work_until(&done);
+    };
+    let second = || {
+        let _done = SetAtEnd(&done);
         b();
+    };
+    rayon::join(first, second);
+}
+
+#[cfg(not(feature = "cpu"))]
+fn join(a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
+    a();
+    b();
+}
+
+/// Runs `work` while `n_others` threads look for what it cuts.
+#[cfg(feature = "cpu")]
+fn awake<R: Send>(n_others: usize, work: impl FnOnce() -> R + Send) -> R {
+    let done = AtomicBool::new(false);
+    let leader = rayon::current_thread_index();
+    let lead = || {
+        let _done = SetAtEnd(&done);
+        work()
+    };
+    rayon::join(lead, || follow(n_others, leader, &done)).0
+}
+
+/// `n` threads that look for work until all is done. Not the leader, who is where the work comes from.
+#[cfg(feature = "cpu")]
+fn follow(n: usize, leader: Option<usize>, done: &AtomicBool) {
+    if n > 1 {
+        rayon::join(|| follow(n / 2, leader, done), || follow(n - n / 2, leader, done));
+    } else if rayon::current_thread_index() != leader {
+        work_until(done);
+    }
+}
+
+/// Does whatever the team has to do until `done`, without going to sleep.
+#[cfg(feature = "cpu")]
+fn work_until(done: &AtomicBool) {
+    /// Fruitless looks before the processor is offered to others: with more threads than processors, one of them may
+    /// be who is waited for.
+    const PATIENCE: u32 = 1 << 12;
+    let mut n_idle = 0;
+    while !done.load(Ordering::Acquire) {
+        if rayon::yield_now() == Some(rayon::Yield::Executed) {
+            n_idle = 0;
+        } else if n_idle < PATIENCE {
+            n_idle += 1;
+            std::hint::spin_loop();
+        } else {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Sets a flag when it goes, in a panic, too.
+#[cfg(feature = "cpu")]
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+#[cfg(feature = "cpu")]
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
     }
 }
 
@@ -182,6 +251,24 @@ mod tests {
                 assert!(a.iter().enumerate().all(|(i, &v)| v == i as f32));
                 assert!(b.iter().all(|&v| v == 1.0));
             }
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "cpu")]
+    fn a_panic_in_any_half_is_passed_on_and_leaves_the_team_usable() {
+        let team = Team::new(Some(3)).unwrap();
+        for bad in 0..3 {
+            let mut values = [0.0; 3];
+            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                team.enter(|| {
+                    team.split([Share { values: &mut values, unit: 1 }], |[piece]| {
+                        assert!(piece.first != bad, "one of three");
+                    });
+                });
+            }));
+            assert!(panicked.is_err(), "piece {bad}");
+            assert_eq!(team.enter(|| 7), 7);
         }
     }
 
