@@ -18,8 +18,10 @@ use std::time::Instant;
 use bitnet_core::Isa;
 use bitnet_core::kernels::{ActTiles, Kernels, pack_tile};
 use bitnet_core::ops::screen::ShadowVector;
+use bitnet_core::pages::{Lines, Pages};
 use bitnet_core::probe;
 use bitnet_core::quant::i2s::{self, Ternary};
+use bitnet_core::quant::tri5::{self, Tri5};
 use bytemuck::Pod;
 use half::f16;
 
@@ -123,26 +125,48 @@ fn main() {
     attention(&machine, if measured { 1024 } else { 40 });
 }
 
+/// Weights as the engine holds them.
+fn in_large_pages<T: Pod>(n: usize, values: impl Iterator<Item = T>) -> Pages<T> {
+    let mut pages = Pages::zeroed(n).unwrap();
+    pages.iter_mut().zip(values).for_each(|(to, value)| *to = value);
+    pages
+}
+
 /// A matrix from memory times one vector: what decode is made of.
 fn vectors(machine: &Machine, n_bytes: usize) {
     let x = floats(COLS);
-    let mut q = vec![0; COLS];
+    let mut q = Lines::<i8>::default();
+    q.resize(COLS);
     let a = Kernels::detect().quantize(&mut q, &x);
     let rows = n_bytes / (COLS / 4);
     // One random stretch repeated: what the codes are does not matter to speed, and packing takes long.
     let stretch = i2s::pack(&codes(64 * COLS));
-    let packed: Vec<u8> = stretch.iter().copied().cycle().take(rows * COLS / 4).collect();
+    let packed = in_large_pages(rows * COLS / 4, stretch.iter().copied().cycle());
     let work = Work { name: "gemv_i2s", bytes: packed.len(), macs: rows * COLS, bound: Bound::Memory };
     machine.show(&work, rows, |k, y: &mut [f32]| {
         k.gemv_i2s(y, Ternary::new(&packed, rows, COLS), &q, a, 0.37);
     });
 
-    let rows = n_bytes / (2 * COLS);
-    let w: Vec<f16> = floats(rows * COLS).into_iter().map(f16::from_f32).collect();
-    let work = Work { name: "gemv_f16", bytes: 2 * w.len(), macs: w.len(), bound: Bound::Memory };
-    machine.show(&work, rows, |k, y: &mut [f32]| k.gemv_f16(y, &w, &x));
+    let row_bytes = tri5::row_bytes(COLS);
+    let rows = n_bytes / row_bytes;
+    let mut fives = vec![0; 64 * row_bytes];
+    for (row, i2s) in fives.chunks_exact_mut(row_bytes).zip(stretch.chunks_exact(COLS / 4)) {
+        tri5::pack_row(row, i2s);
+    }
+    let fives = in_large_pages(rows * row_bytes, fives.iter().copied().cycle());
+    let work = Work { name: "gemv_tri5", bytes: fives.len(), macs: rows * COLS, bound: Bound::Memory };
+    machine.show(&work, rows, |k, y: &mut [f32]| {
+        k.gemv_tri5(y, Tri5::new(&fives, rows, COLS), &q, a, 0.37);
+    });
 
-    let w: Vec<u8> = numbers(n_bytes).map(|v| v as u8).collect();
+    let rows = n_bytes / (2 * COLS);
+    let w = floats(rows * COLS).into_iter().map(|v| f16::from_f32(v).to_bits());
+    let w = in_large_pages(rows * COLS, w);
+    let w: &[f16] = bytemuck::cast_slice(&w);
+    let work = Work { name: "gemv_f16", bytes: 2 * w.len(), macs: w.len(), bound: Bound::Memory };
+    machine.show(&work, rows, |k, y: &mut [f32]| k.gemv_f16(y, w, &x));
+
+    let w = in_large_pages(n_bytes, numbers(n_bytes).map(|v| v as u8));
     let mut shadow = ShadowVector::default();
     shadow.load(&x);
     let rows = n_bytes / (COLS / 2);

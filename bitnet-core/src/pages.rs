@@ -1,4 +1,4 @@
-//! Memory of our own in large pages, for what is read whole again and again.
+//! Memory of our own: in large pages for what is read whole again and again, from a cache line on for vectors.
 //!
 //! Weights stream through the caches once for each token. In pages of 4 KiB every page boundary stops the
 //! hardware's prefetching and costs an address lookup; in pages of 2 MiB nearly none does. The system is asked, not
@@ -51,9 +51,58 @@ impl<T: Pod> DerefMut for Pages<T> {
     }
 }
 
+/// A cache line.
+const LINE: usize = 64;
+
+/// Values from the start of a cache line on: a register as wide as a line then never loads from two.
+#[derive(Debug, Clone, Default)]
+pub struct Lines<T> {
+    values: Vec<T>,
+    /// Values before the first.
+    skip: usize,
+    n: usize,
+}
+
+impl<T: Pod> Lines<T> {
+    /// Sets the number of values. What they are afterwards is not said, but for a first call: zeros.
+    pub fn resize(&mut self, n: usize) {
+        self.n = n;
+        let room = n + LINE / size_of::<T>();
+        if self.values.len() < room {
+            self.values = vec![T::zeroed(); room];
+            self.skip = self.values.as_ptr().align_offset(LINE).min(LINE / size_of::<T>());
+        }
+    }
+}
+
+impl<T> Deref for Lines<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.values[self.skip..][..self.n]
+    }
+}
+
+impl<T> DerefMut for Lines<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.values[self.skip..][..self.n]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_begin_with_a_cache_line_and_keep_what_was_written() {
+        let mut lines = Lines::<i8>::default();
+        for n in [0, 1, 100, 63, 5000] {
+            lines.resize(n);
+            assert_eq!((lines.len(), lines.as_ptr() as usize % LINE * usize::from(n > 0)), (n, 0));
+            lines.fill(7);
+            assert!(lines.iter().all(|&v| v == 7));
+        }
+    }
 
     #[test]
     fn values_start_at_zero_on_a_large_page_and_stay_as_written() {

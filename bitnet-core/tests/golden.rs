@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot read its data should stop there")]
 use std::path::PathBuf;
 
-use bitnet_core::{Isa, LoadOptions, Model, Session, SessionOptions};
+use bitnet_core::{Isa, LoadOptions, Model, Placement, Session, SessionOptions};
 
 /// A model of `tests/data/golden` and what bitnet.cpp made of it.
 struct Golden {
@@ -54,28 +54,40 @@ impl Golden {
     /// All logits under every setting.
     fn check(&self) {
         for isa in Isa::available() {
-            let model =
-                Model::load(&self.path, &LoadOptions { isa: Some(isa), ..LoadOptions::default() }).unwrap();
-            for n_threads in [1, 2, 3] {
-                for n_batch in [1, 7, 32, self.tokens.len()] {
-                    let how = format!("{isa}, {n_threads} threads, batches of {n_batch}");
-                    let options = SessionOptions {
-                        n_threads: Some(n_threads),
-                        n_batch: Some(n_batch),
-                        ..SessionOptions::default()
-                    };
-                    let mut session = Session::new(&model, &options).unwrap();
-                    let mut rows = 0;
-                    session
-                        .score(&self.tokens, |i, logits| {
-                            self.assert_row(i, logits, &how);
-                            rows += 1;
-                        })
-                        .unwrap();
-                    assert_eq!(rows, self.tokens.len());
-                }
+            for (placement, n_threads, n_batch) in self.settings() {
+                let options = LoadOptions { isa: Some(isa), placement, ..LoadOptions::default() };
+                let model = Model::load(&self.path, &options).unwrap();
+                let how = format!("{isa}, {placement:?}, {n_threads} threads, batches of {n_batch}");
+                let options = SessionOptions {
+                    n_threads: Some(n_threads),
+                    n_batch: Some(n_batch),
+                    ..SessionOptions::default()
+                };
+                let mut session = Session::new(&model, &options).unwrap();
+                let mut rows = 0;
+                session
+                    .score(&self.tokens, |i, logits| {
+                        self.assert_row(i, logits, &how);
+                        rows += 1;
+                    })
+                    .unwrap();
+                assert_eq!(rows, self.tokens.len());
             }
         }
+    }
+
+    /// Where the weights are, how many threads, how many tokens at once: all of them where the file is, and one token
+    /// and many with weights packed anew.
+    fn settings(&self) -> Vec<(Placement, usize, usize)> {
+        let all = self.tokens.len();
+        let mut settings = Vec::new();
+        for n_threads in [1, 2, 3] {
+            settings.extend([1, 7, 32, all].map(|n_batch| (Placement::Map, n_threads, n_batch)));
+        }
+        for placement in [Placement::Copy, Placement::Tri5] {
+            settings.extend([(placement, 1, all), (placement, 2, 1)]);
+        }
+        settings
     }
 
     /// The way a program uses it: the prompt at once, then one token at a time, each the largest logit.

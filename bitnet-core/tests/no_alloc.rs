@@ -88,6 +88,7 @@ fn the_decode_loop_allocates_nothing() {
     let cases = [
         (EmbdType::F16, 5000, Placement::Map),  // the screened head
         (EmbdType::F16, 5000, Placement::Copy), // and weights of our own
+        (EmbdType::F16, 5000, Placement::Tri5), // five to a byte
         (EmbdType::F16, 300, Placement::Auto),  // too small to be screened
         (EmbdType::F32, 300, Placement::Auto),  // expanded row by row
     ];

@@ -22,8 +22,12 @@ pub(super) const ISAS: &[(&str, Option<&'static str>)] = &[
 ];
 
 /// Where ternary weights are computed with.
-pub(super) const PLACEMENTS: &[(&str, Placement)] =
-    &[("auto", Placement::Auto), ("map", Placement::Map), ("2bit", Placement::Copy)];
+pub(super) const PLACEMENTS: &[(&str, Placement)] = &[
+    ("auto", Placement::Auto),
+    ("map", Placement::Map),
+    ("2bit", Placement::Copy),
+    ("tri5", Placement::Tri5),
+];
 
 /// Which model, and how it is to compute.
 #[derive(Debug, Default)]

@@ -35,8 +35,9 @@ Flags:
   -b, --batch-size N      tokens computed together (default 512)
       --isa NAME          auto, scalar, avx2, avx512 or neon; the result is the same on all
       --no-mmap           read the model into memory instead of mapping it
-      --weights WHERE     ternary weights: map (where the file has them), 2bit (copied into
-                          large pages) or auto (a copy of what no cache holds; the default)
+      --weights WHERE     ternary weights: map (where the file has them), 2bit or tri5
+                          (copied into large pages, five to a byte) or auto (a copy of
+                          what no cache holds, in the faster of the two; the default)
       --i2s-layout L      order of I2_S codes: a, or b (bitnet.cpp on ARM since 2026)
       --tl-config FILE    a kernel_config.ini: tile sizes of TL1 and TL2 tensors
       --json              one JSON object at the end instead of text

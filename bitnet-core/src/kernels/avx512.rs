@@ -46,6 +46,10 @@ pub(super) const KERNELS: Kernels = Kernels {
     gemv_i2s,
     gemv_i2s_picked,
     gemm_i2s,
+    pack_tri5,
+    unpack_tri5,
+    gemv_tri5,
+    gemv_tri5_picked,
     gemv_f16,
     attn_scores,
     attn_mix,
@@ -57,40 +61,53 @@ elementwise!("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c");
 
 /// How far ahead of a load the next bytes are asked for, into the second-level cache, which waits for more lines at
 /// once than the first. The hardware stops at page boundaries and knows nothing of the next matrix.
-const AHEAD: usize = 8192;
+pub(super) const AHEAD: usize = 8192;
 
-// One row at a time, front to back. Several rows at a time would share the loads of the activations, but are as many
-// streams: measured on Zen 4, one thread reads 9 GB/s of codes from four rows at a time, whatever is asked for ahead,
-// and from one row 10 without asking and 19 with it, which is all that the memory gives.
+// One row after the other, front to back. Several rows at a time would share the loads of the activations, but are as
+// many streams: measured on Zen 4, one thread reads 9 GB/s of codes from four rows at a time, whatever is asked for
+// ahead, and from one row 10 without asking and 19 with it. Only what comes after a row's last byte is done for four of
+// them at once.
+
+/// Rows whose lanes are added up together.
+pub(super) const ROWS: usize = 4;
 
 #[trace_timing(avx512_gemv_i2s)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
-    for (y, row) in y.iter_mut().zip(w.bytes().chunks_exact(w.row_bytes())) {
-        *y = scalar::rescale(dot_row(row, row.as_ptr().wrapping_add(AHEAD), q) - a.sum, a.s, scale);
+    for (y, rows) in y.chunks_mut(ROWS).zip(w.bytes().chunks(ROWS * w.row_bytes())) {
+        let mut lanes = [_mm512_setzero_si512(); ROWS];
+        for (lanes, row) in lanes.iter_mut().zip(rows.chunks_exact(w.row_bytes())) {
+            *lanes = dot_row(row, row.as_ptr().wrapping_add(AHEAD), q);
+        }
+        y.copy_from_slice(&rescale(sums(lanes), a, scale)[..y.len()]);
     }
 }
 
 /// Rows ahead of a picked one whose bytes are asked for: no hardware foresees which comes next.
-const PICKS_AHEAD: usize = 8;
+pub(super) const PICKS_AHEAD: usize = 8;
 
 #[trace_timing(avx512_gemv_i2s_picked)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn gemv_i2s_picked(y: &mut [f32], w: Ternary<'_>, picked: &[u32], q: &[i8], a: ActScale, scale: f32) {
-    for (i, &r) in picked.iter().enumerate() {
-        let later = picked.get(i + PICKS_AHEAD).copied().unwrap_or(r);
-        let dot = dot_row(w.row(r as usize), w.row(later as usize).as_ptr(), q);
-        y[r as usize] = scalar::rescale(dot - a.sum, a.s, scale);
+    for (i, picks) in picked.chunks(ROWS).enumerate() {
+        let mut lanes = [_mm512_setzero_si512(); ROWS];
+        for (j, (lanes, &r)) in lanes.iter_mut().zip(picks).enumerate() {
+            let later = picked.get(ROWS * i + j + PICKS_AHEAD).copied().unwrap_or(r);
+            *lanes = dot_row(w.row(r as usize), w.row(later as usize).as_ptr(), q);
+        }
+        for (&r, value) in picks.iter().zip(rescale(sums(lanes), a, scale)) {
+            y[r as usize] = value;
+        }
     }
 }
 
-/// `sum(code * q)` of a packed row with codes 0 to 3, asking for as many bytes from `ahead` on the way.
+/// `sum(code * q)` of a packed row with codes 0 to 3, in 16 lanes, asking for as many bytes from `ahead` on the way.
 ///
 /// 64 bytes are two blocks of 128 weights: the lower half of each 2-bit group belongs to the first block, the
 /// upper half to the second, and the activations are loaded to match. A last lone block fills half a register.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn dot_row(row: &[u8], ahead: *const u8, q: &[i8]) -> i32 {
+fn dot_row(row: &[u8], ahead: *const u8, q: &[i8]) -> __m512i {
     let mut acc = [_mm512_setzero_si512(); 4];
     let (pairs, last) = row.as_chunks::<64>();
     let (q_pairs, q_last) = q.as_chunks::<{ 2 * i2s::BLOCK }>();
@@ -119,13 +136,31 @@ fn dot_row(row: &[u8], ahead: *const u8, q: &[i8]) -> i32 {
     // Each sum is a multiple of the place its codes stood at, so that the shifts lose nothing.
     let high = _mm512_add_epi32(_mm512_srai_epi32::<6>(acc[0]), _mm512_srai_epi32::<4>(acc[1]));
     let low = _mm512_add_epi32(_mm512_srai_epi32::<2>(acc[2]), acc[3]);
-    _mm512_reduce_add_epi32(_mm512_add_epi32(high, low))
+    _mm512_add_epi32(high, low)
+}
+
+/// The sum of the lanes of each of four rows.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+pub(super) fn sums(rows: [__m512i; ROWS]) -> __m128i {
+    let [a, b, c, d] =
+        rows.map(|v| _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v)));
+    let v = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+    _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))
+}
+
+/// As [`scalar::rescale`], of four rows whose `dots` were taken with codes 0 to 2.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+pub(super) fn rescale(dots: __m128i, a: ActScale, scale: f32) -> [f32; ROWS] {
+    let dots = _mm_cvtepi32_ps(_mm_sub_epi32(dots, _mm_set1_epi32(a.sum)));
+    bytemuck::cast(_mm_mul_ps(_mm_div_ps(dots, _mm_set1_ps(a.s)), _mm_set1_ps(scale)))
 }
 
 /// Asks for the cache line at an address that need not be one of ours.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn prefetch(address: *const u8) {
+pub(super) fn prefetch(address: *const u8) {
     #[allow(unused_unsafe, reason = "newer compilers know that a prefetch is safe")]
     // SAFETY: a prefetch reads nothing the program can see and cannot fault, wherever it points.
     unsafe {
@@ -148,7 +183,7 @@ fn dot_codes(acc: &mut [__m512i; 4], w: __m512i, q: [__m512i; 4]) {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn load_512(bytes: &[u8]) -> __m512i {
+pub(super) fn load_512(bytes: &[u8]) -> __m512i {
     let bytes: &[u8; 64] = bytes.first_chunk().expect("64 bytes are left");
     // SAFETY: 64 readable bytes by type; this load accepts any alignment.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
@@ -392,16 +427,26 @@ fn reduce(acc: [__m512; 2]) -> f32 {
 #[trace_timing(avx512_dot_u4)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn dot_u4(y: &mut [f64], w: &[u8], x: &ShadowVector) {
-    for (y, w) in y.iter_mut().zip(w.chunks_exact(x.values.len() / 2)) {
-        *y = dot_row_u4(w, x);
+    let row_bytes = x.values.len() / 2;
+    for (y, rows) in y.chunks_mut(ROWS).zip(w.chunks(ROWS * row_bytes)) {
+        let mut lanes = [[_mm512_setzero_si512(); ROWS]; 2];
+        for (r, row) in rows.chunks_exact(row_bytes).enumerate() {
+            [lanes[0][r], lanes[1][r]] = dot_row_u4(row, x);
+        }
+        let [high, low] = lanes.map(|lanes| _mm256_cvtepi32_pd(sums(lanes)));
+        // Both are integers far below 2^53, and so is this.
+        let dots: [f64; ROWS] = bytemuck::cast(_mm256_fmadd_pd(high, _mm256_set1_pd(256.0), low));
+        y.copy_from_slice(&dots[..y.len()]);
     }
 }
 
-/// One row with the two halves of the vector. The upper four bits are multiplied where they stand, as 16 times
-/// themselves; a lane takes at most `4 * 240 * 128` for each 128 weights, within i32 up to 2 million columns.
+/// The products of one row with the upper and the lower halves of the vector, in lanes.
+///
+/// The upper four bits are multiplied where they stand, as 16 times themselves; a lane takes at most `4 * 240 * 128`
+/// for each 128 weights, within i32 up to 2 million columns.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn dot_row_u4(w: &[u8], x: &ShadowVector) -> f64 {
+fn dot_row_u4(w: &[u8], x: &ShadowVector) -> [__m512i; 2] {
     let four_bits = _mm512_set1_epi8(15);
     let (mut ones, mut sixteens) = ([_mm512_setzero_si512(); 2], [_mm512_setzero_si512(); 2]);
     let halves = x.high.as_chunks::<128>().0.iter().zip(x.low.as_chunks::<128>().0);
@@ -415,20 +460,21 @@ fn dot_row_u4(w: &[u8], x: &ShadowVector) -> f64 {
             sixteens[i] = _mm512_dpbusd_epi32(sixteens[i], second, load_512(&x[64..]));
         }
     }
-    let [high, low] = [0, 1].map(|i| {
-        let sum = _mm512_add_epi32(ones[i], _mm512_srai_epi32::<4>(sixteens[i]));
-        i64::from(_mm512_reduce_add_epi32(sum))
-    });
-    (256 * high + low) as f64
+    [0, 1].map(|i| _mm512_add_epi32(ones[i], _mm512_srai_epi32::<4>(sixteens[i])))
 }
 
 #[trace_timing(avx512_dot_u2)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn dot_u2(y: &mut [f64], w: &[u8], picked: &[u32], x: &[i8]) {
     let row = |r: u32| &w[r as usize * (x.len() / 4)..][..x.len() / 4];
-    for (i, (y, &r)) in y.iter_mut().zip(picked).enumerate() {
-        let later = row(picked.get(i + PICKS_AHEAD).copied().unwrap_or(r)).as_ptr();
-        *y = f64::from(dot_row(row(r), later, x));
+    for (i, (y, picks)) in y.chunks_mut(ROWS).zip(picked.chunks(ROWS)).enumerate() {
+        let mut lanes = [_mm512_setzero_si512(); ROWS];
+        for (j, (lanes, &r)) in lanes.iter_mut().zip(picks).enumerate() {
+            let later = picked.get(ROWS * i + j + PICKS_AHEAD).copied().unwrap_or(r);
+            *lanes = dot_row(row(r), row(later).as_ptr(), x);
+        }
+        let dots: [f64; ROWS] = bytemuck::cast(_mm256_cvtepi32_pd(sums(lanes)));
+        y.copy_from_slice(&dots[..y.len()]);
     }
 }
 

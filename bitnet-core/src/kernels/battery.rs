@@ -7,7 +7,7 @@ use half::f16;
 
 use super::*;
 use crate::ops::rope::Pairing;
-use crate::quant::i2s;
+use crate::quant::{i2s, tri5};
 
 /// SplitMix64: seeded, so that a failure repeats.
 struct Rng(u64);
@@ -132,7 +132,7 @@ fn picked_rows_equal_those_of_the_whole_product_and_others_stay() {
 #[test]
 fn ternary_products_survive_the_largest_sums() {
     for k in std::iter::once(scalar()).chain(others()) {
-        for blocks in [1, 2, 15, 16, 17, 32, 64, 181] {
+        for blocks in [1, 2, 15, 16, 17, 32, 64, 181, 512] {
             let cols = blocks * i2s::BLOCK;
             for (weight, act) in [(1, 127), (1, -127), (-1, 127), (-1, -127), (1, -128), (-1, -128), (0, 127)]
             {
@@ -145,6 +145,13 @@ fn ternary_products_survive_the_largest_sums() {
                 k.gemv_i2s(&mut y, w, &q, a, 1.0);
                 assert_eq!(y, [expected; 3], "{} {cols} x {weight} * {act}", k.isa());
 
+                let mut fives = vec![0; 3 * tri5::row_bytes(cols)];
+                for (r, row) in fives.chunks_exact_mut(tri5::row_bytes(cols)).enumerate() {
+                    k.pack_tri5(row, w.row(r));
+                }
+                k.gemv_tri5(&mut y, Tri5::new(&fives, 3, cols), &q, a, 1.0);
+                assert_eq!(y, [expected; 3], "{} {cols} x {weight} * {act}, five in a byte", k.isa());
+
                 let mut y = [[0.0; 3]; 2];
                 let [y0, y1] = &mut y;
                 let scales = [a; 2];
@@ -152,6 +159,42 @@ fn ternary_products_survive_the_largest_sums() {
                 let x = ActTiles::new(&both, &scales, cols, k.tile());
                 k.gemm_i2s(&mut [y0, y1], w, &x, 1.0, &mut Vec::new());
                 assert_eq!(y, [[expected; 3]; 2], "{} gemm {cols} x {weight} * {act}", k.isa());
+            }
+        }
+    }
+}
+
+#[test]
+fn five_weights_in_a_byte_give_the_products_of_four() {
+    let mut rng = Rng(11);
+    for k in std::iter::once(scalar()).chain(others()) {
+        for blocks in (1..=12).chain([15, 20, 31, 54, 512]) {
+            for rows in [1, 2, 5] {
+                let cols = blocks * i2s::BLOCK;
+                let what = format!("{} [{rows}, {cols}]", k.isa());
+                let packed = i2s::pack(&rng.ternary(rows * cols));
+                let w = Ternary::new(&packed, rows, cols);
+                let mut fives = vec![0xff; rows * tri5::row_bytes(cols)];
+                for (r, row) in fives.chunks_exact_mut(tri5::row_bytes(cols)).enumerate() {
+                    k.pack_tri5(row, w.row(r));
+                    let mut back = vec![0xff; w.row_bytes()];
+                    k.unpack_tri5(&mut back, row);
+                    assert_eq!(back, w.row(r), "{what}: row {r} comes back");
+                }
+                let fives = Tri5::new(&fives, rows, cols);
+                let mut q = vec![0; cols];
+                let a = scalar().quantize(&mut q, &rng.floats(cols, 5.0));
+                let (mut got, mut expected) = (vec![0.0; rows], vec![0.0; rows]);
+                k.gemv_tri5(&mut got, fives, &q, a, 0.37);
+                scalar().gemv_i2s(&mut expected, w, &q, a, 0.37);
+                assert_bits(&got, &expected, format_args!("{what}"));
+
+                let picked: Vec<u32> = (0..rows as u32).step_by(2).collect();
+                let mut y = vec![-7.5; rows];
+                k.gemv_tri5_picked(&mut y, fives, &picked, (&q, a), 0.37);
+                for (r, (y, whole)) in y.iter().zip(&expected).enumerate() {
+                    assert_eq!(*y, if r % 2 == 0 { *whole } else { -7.5 }, "{what}: picked row {r}");
+                }
             }
         }
     }

@@ -59,6 +59,8 @@ fn table(isa: Isa) -> Option<&'static Kernels> {
         #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
         Isa::Avx2 => super::avx2::supported().then_some(&super::avx2::KERNELS),
         #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+        Isa::Avx512 if super::avx512vbmi::supported() => Some(&super::avx512vbmi::KERNELS),
+        #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
         Isa::Avx512 => super::avx512::supported().then_some(&super::avx512::KERNELS),
         #[cfg(all(feature = "cpu", target_arch = "aarch64"))]
         Isa::Neon => super::neon::table(),

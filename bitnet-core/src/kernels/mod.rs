@@ -12,6 +12,7 @@
 //! | `scalar.rs` | the definition |
 //! | `self_test.rs` | every kernel executed on this CPU, for `bitnet doctor` |
 //! | `avx2.rs`, `avx512.rs`, `neon.rs` | the same functions for one instruction set |
+//! | `avx512vbmi.rs` | those of them that VBMI makes faster |
 #![expect(
     unsafe_code,
     reason = "calls functions compiled for an instruction set that `for_isa` found present"
@@ -21,6 +22,8 @@
 mod avx2;
 #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
 mod avx512;
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+mod avx512vbmi;
 #[cfg(test)]
 mod battery;
 mod isa;
@@ -41,6 +44,7 @@ use crate::ops::screen::{self, Precision, ShadowRow, ShadowVector};
 use crate::ops::softmax;
 use crate::quant::act::ActScale;
 use crate::quant::i2s::Ternary;
+use crate::quant::tri5::Tri5;
 use crate::trace::trace_timing;
 
 /// The plain loops of [`crate::ops`] and [`crate::quant::act`], compiled for one instruction set.
@@ -89,6 +93,40 @@ macro_rules! elementwise {
             crate::ops::screen::bounds(upper, near, rows, x, precision)
         }
         $(#[target_feature(enable = $feature)])?
+        fn pack_tri5(row: &mut [u8], i2s: &[u8]) {
+            crate::quant::tri5::pack_row(row, i2s);
+        }
+        $(#[target_feature(enable = $feature)])?
+        fn unpack_tri5(i2s: &mut [u8], row: &[u8]) {
+            crate::quant::tri5::unpack_row(i2s, row);
+        }
+        $(#[target_feature(enable = $feature)])?
+        fn gemv_tri5(
+            y: &mut [f32],
+            w: crate::quant::tri5::Tri5<'_>,
+            q: &[i8],
+            a: crate::quant::act::ActScale,
+            scale: f32,
+        ) {
+            for (r, y) in y.iter_mut().enumerate() {
+                *y = crate::kernels::scalar::rescale(crate::quant::tri5::dot_row(w.row(r), q) - a.sum, a.s, scale);
+            }
+        }
+        $(#[target_feature(enable = $feature)])?
+        fn gemv_tri5_picked(
+            y: &mut [f32],
+            w: crate::quant::tri5::Tri5<'_>,
+            picked: &[u32],
+            q: &[i8],
+            a: crate::quant::act::ActScale,
+            scale: f32,
+        ) {
+            for &r in picked {
+                let dot = crate::quant::tri5::dot_row(w.row(r as usize), q);
+                y[r as usize] = crate::kernels::scalar::rescale(dot - a.sum, a.s, scale);
+            }
+        }
+        $(#[target_feature(enable = $feature)])?
         fn gemv_f32(y: &mut [f32], w: &[f32], x: &[f32]) {
             crate::ops::dot32::gemv(y, w, x);
         }
@@ -97,6 +135,9 @@ macro_rules! elementwise {
 use elementwise;
 
 type PickedGemv = unsafe fn(&mut [f32], Ternary<'_>, &[u32], &[i8], ActScale, f32);
+type PickedTri5 = unsafe fn(&mut [f32], Tri5<'_>, &[u32], &[i8], ActScale, f32);
+type PickedDots = unsafe fn(&mut [f64], &[u8], &[u32], &[i8]);
+type Bounds = unsafe fn(&mut [f64], &[f64], &[ShadowRow], &ShadowVector, Precision) -> f64;
 type Gemm = unsafe fn(&mut [&mut [f32]], Ternary<'_>, &ActTiles<'_>, f32, &mut Vec<u8>);
 
 /// The kernels of one instruction set. Holding one is proof that this CPU has it.
@@ -113,12 +154,16 @@ pub struct Kernels {
     rotate: unsafe fn(&mut [f32], &[f32], &[f32], Pairing),
     gemv_f32: unsafe fn(&mut [f32], &[f32], &[f32]),
     shadow_row: unsafe fn(&mut [u8], &mut [u8], &[f32]) -> ShadowRow,
-    bounds: unsafe fn(&mut [f64], &[f64], &[ShadowRow], &ShadowVector, Precision) -> f64,
+    bounds: Bounds,
     dot_u4: unsafe fn(&mut [f64], &[u8], &ShadowVector),
-    dot_u2: unsafe fn(&mut [f64], &[u8], &[u32], &[i8]),
+    dot_u2: PickedDots,
     gemv_i2s: unsafe fn(&mut [f32], Ternary<'_>, &[i8], ActScale, f32),
     gemv_i2s_picked: PickedGemv,
     gemm_i2s: Gemm,
+    pack_tri5: unsafe fn(&mut [u8], &[u8]),
+    unpack_tri5: unsafe fn(&mut [u8], &[u8]),
+    gemv_tri5: unsafe fn(&mut [f32], Tri5<'_>, &[i8], ActScale, f32),
+    gemv_tri5_picked: PickedTri5,
     gemv_f16: unsafe fn(&mut [f32], &[f16], &[f32]),
     attn_scores: unsafe fn(&mut [f32], &[f32], &[f16], usize, f32),
     attn_mix: unsafe fn(&mut [f32], &[f16], &[f32], usize),
@@ -153,6 +198,19 @@ impl Kernels {
             #[cfg(all(feature = "cpu", target_arch = "aarch64"))]
             Isa::Neon => neon::ternary_name(self),
             isa => isa.name(),
+        }
+    }
+
+    /// The kernel of products with weights packed five to a byte, as trace lines name it.
+    #[must_use]
+    pub fn tri5_name(&self) -> &'static str {
+        match self.isa {
+            #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+            Isa::Avx512 if avx512vbmi::supported() => "tri5-avx512vbmi",
+            Isa::Avx512 => "tri5-avx512vnni",
+            Isa::Avx2 => "tri5-avx2",
+            Isa::Neon => "tri5-neon",
+            Isa::Scalar => "tri5-scalar",
         }
     }
 
@@ -335,6 +393,56 @@ impl Kernels {
     pub fn gemv_f16(&self, y: &mut [f32], w: &[f16], x: &[f32]) {
         assert_eq!(w.len(), y.len() * x.len(), "gemv_f16: w for {} rows of {}", y.len(), x.len());
         dispatch!(self.gemv_f16(y, w, x));
+    }
+
+    /// Packs one row of I2_S codes five to a byte.
+    ///
+    /// - `row`: overwritten, as long as [`row_bytes`](crate::quant::tri5::row_bytes) says for the weights in `i2s`
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn pack_tri5(&self, row: &mut [u8], i2s: &[u8]) {
+        dispatch!(self.pack_tri5(row, i2s));
+    }
+
+    /// Turns one row that was packed five to a byte back to I2_S codes.
+    ///
+    /// - `i2s`: overwritten; `row`: as long as [`row_bytes`](crate::quant::tri5::row_bytes) says for the weights in `i2s`
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn unpack_tri5(&self, i2s: &mut [u8], row: &[u8]) {
+        dispatch!(self.unpack_tri5(i2s, row));
+    }
+
+    /// As [`Kernels::gemv_i2s`], of weights packed five to a byte.
+    ///
+    /// # Panics
+    /// If a length disagrees with a shape.
+    #[trace_timing(rows = w.rows(), cols = w.cols(), bytes = w.bytes().len())]
+    pub fn gemv_tri5(&self, y: &mut [f32], w: Tri5<'_>, q: &[i8], a: ActScale, scale: f32) {
+        assert_eq!(y.len(), w.rows(), "gemv_tri5: y has {} values, w has {} rows", y.len(), w.rows());
+        assert_eq!(q.len(), w.cols(), "gemv_tri5: q has {} values, w has {} columns", q.len(), w.cols());
+        dispatch!(self.gemv_tri5(y, w, q, a, scale));
+    }
+
+    /// As [`Kernels::gemv_i2s_picked`], of weights packed five to a byte.
+    ///
+    /// # Panics
+    /// If a length disagrees with a shape, or a row is picked that is not there.
+    #[trace_timing(rows = picked.len(), cols = w.cols(), bytes = picked.len() * w.row_bytes())]
+    pub fn gemv_tri5_picked(
+        &self,
+        y: &mut [f32],
+        w: Tri5<'_>,
+        picked: &[u32],
+        (q, a): (&[i8], ActScale),
+        scale: f32,
+    ) {
+        assert_eq!(y.len(), w.rows(), "gemv_tri5_picked: y has {} values, w has {} rows", y.len(), w.rows());
+        assert_eq!(q.len(), w.cols(), "gemv_tri5_picked: q has {} values, w {} columns", q.len(), w.cols());
+        assert!(picked.iter().all(|&r| (r as usize) < w.rows()), "gemv_tri5_picked: a row past the last");
+        dispatch!(self.gemv_tri5_picked(y, w, picked, q, a, scale));
     }
 
     /// Attention scores of several queries that share their keys: `score = (k_p · q) * scale`.

@@ -204,13 +204,13 @@ impl Screen {
 /// Numbers of the bounds that are not below `least`; returns how many there are. What is not a number excludes nothing.
 fn pick(picked: &mut [u32; CHUNK], upper: &[f64], least: f64) -> usize {
     // Counted first, which is quick, since most often there is none.
-    if upper.iter().filter(|&&upper| !(upper < least)).count() == 0 {
+    if upper.iter().filter(|&&upper| upper < least).count() == upper.len() {
         return 0;
     }
     let mut n = 0;
     for (r, &upper) in upper.iter().enumerate() {
         picked[n.min(CHUNK - 1)] = r as u32;
-        n += usize::from(!(upper < least));
+        n += 1 - usize::from(upper < least);
     }
     n
 }

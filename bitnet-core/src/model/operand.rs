@@ -4,6 +4,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::kernels::{ActTiles, Kernels, pack_tile};
+use crate::pages::Lines;
 use crate::quant::act::ActScale;
 use crate::quant::i2s::BLOCK;
 use crate::team::Team;
@@ -28,10 +29,10 @@ pub struct Operand {
     n: usize,
     cols: usize,
     tile: usize,
-    q: Vec<i8>,
+    q: Lines<i8>,
     scales: Vec<ActScale>,
     /// One scratch row for each tile of tokens.
-    rows: Vec<i8>,
+    rows: Lines<i8>,
     float: Vec<f32>,
     rounded: Vec<f32>,
 }
@@ -57,9 +58,9 @@ impl Operand {
     fn resize(&mut self, n: usize, cols: usize) {
         (self.n, self.cols) = (n, cols);
         let q_cols = cols.next_multiple_of(BLOCK);
-        self.q.resize(n * q_cols, 0);
+        self.q.resize(n * q_cols);
         self.scales.resize(n, ActScale { s: 1.0, sum: 0 });
-        self.rows.resize(n.div_ceil(self.tile) * q_cols, 0);
+        self.rows.resize(n.div_ceil(self.tile) * q_cols);
         self.float.resize(n * cols, 0.0);
         self.rounded.resize(n * cols, 0.0);
     }
@@ -117,8 +118,7 @@ impl Operand {
         let sizes: Vec<usize> = self.tiles().tiles().map(|t| t.scales.len()).collect();
         let q_cols = self.cols.next_multiple_of(BLOCK);
         let (mut x, mut float) = (x, self.float.as_mut_slice());
-        let (mut q, mut rows, mut scales) =
-            (self.q.as_mut_slice(), self.rows.as_mut_slice(), self.scales.as_mut_slice());
+        let (mut q, mut rows, mut scales) = (&mut self.q[..], &mut self.rows[..], self.scales.as_mut_slice());
         let mut parts = Vec::with_capacity(sizes.len());
         for n in sizes {
             parts.push(Part {

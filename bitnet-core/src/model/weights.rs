@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::Placement;
 use super::config::{Arch, Config};
-use super::matrix::{Format, Matrix, copy_ternary, tensor};
+use super::matrix::{Format, Matrix, place, tensor};
 use super::operand::Wants;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
@@ -109,15 +110,17 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Copies all ternary matrices into large pages; returns the bytes copied, 0 if there is no memory for them.
-    pub(super) fn copy_ternary(&mut self, team: &Team) -> usize {
-        copy_ternary(self.layers.iter_mut().flat_map(Layer::matrices_mut), team)
+    /// Puts the ternary matrices where `placement` says, and tells a trace which kernel each matrix has then.
+    pub(super) fn place(&mut self, placement: Placement, mapped: bool, team: &Team, kernels: &Kernels) {
+        place(self.ternary_mut(), placement, mapped, team, kernels);
+        let layers = self.layers.iter().flat_map(Layer::matrices);
+        layers.chain(Some(&self.token_embd)).chain(&self.output).for_each(Matrix::announce);
     }
 
-    /// Bytes of all ternary matrices in the file.
-    pub(super) fn ternary_bytes(&self) -> u64 {
-        let ternary = |m: &&Matrix| matches!(m.format(), Format::Ternary { .. });
-        self.layers.iter().flat_map(Layer::matrices).filter(ternary).map(Matrix::n_bytes).sum()
+    /// The ternary matrices.
+    pub(super) fn ternary_mut(&mut self) -> impl Iterator<Item = &mut Matrix> {
+        let ternary = |m: &&mut Matrix| matches!(m.format(), Format::Ternary { .. });
+        self.layers.iter_mut().flat_map(Layer::matrices_mut).filter(ternary)
     }
 
     /// The matrix that turns the last hidden state into logits.

@@ -28,6 +28,7 @@
 //! inflated by far more than f64 can lose. A row with a value that is not finite gets an infinite bound, and a vector
 //! with one makes every bound infinite or NaN, which excludes no row.
 
+use crate::pages::Lines;
 use crate::quant::i2s;
 
 /// Weights that share a run of 64 bytes of the four-bit plane; rows of a shadow are whole runs.
@@ -61,9 +62,9 @@ pub struct ShadowVector {
     /// `[n]`, at most [`MOST`] in size.
     pub values: Vec<i16>,
     /// `[n]`
-    pub high: Vec<i8>,
+    pub high: Lines<i8>,
     /// `[n]`
-    pub low: Vec<i8>,
+    pub low: Lines<i8>,
     /// Sum of `values`.
     sum: i32,
     /// Sum of `high`.
@@ -203,8 +204,8 @@ impl ShadowVector {
     pub fn load(&mut self, x: &[f32]) {
         let n = x.len();
         self.values.resize(n, 0);
-        self.high.resize(n, 0);
-        self.low.resize(n, 0);
+        self.high.resize(n);
+        self.low.resize(n);
         self.step = f64::from(max_abs(x)) / f64::from(MOST);
         let inverse = if self.step > 0.0 { 1.0 / self.step } else { 0.0 };
         let (mut norm, mut error, mut low_squares) = (0.0, 0.0, 0.0);

@@ -16,3 +16,4 @@ pub mod tl1;
 pub mod tl2;
 pub mod tl_tiles;
 pub mod tq;
+pub mod tri5;

@@ -1,13 +1,13 @@
 //! A weight matrix of the file, and its product with activations.
 //!
-//! - `copy`: ternary weights in large pages of our own
 //! - `open`: a tensor's claims, checked, and what its type means here
+//! - `place`: ternary weights in large pages of our own, four or five to a byte
 //! - `repack`: ternary tensors of other formats, turned into the order kernels read
 //! - `product`: which kernel each format goes to, and how threads share the rows
 //! - `scaled`: ternary products whose rows or blocks have scales of their own
 
-mod copy;
 mod open;
+mod place;
 mod product;
 mod repack;
 mod scaled;
@@ -17,18 +17,19 @@ use std::sync::Arc;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-pub(super) use self::copy::copy_ternary;
 pub use self::open::Plan;
 pub(super) use self::open::tensor;
 pub(crate) use self::open::{malformed, packing};
+pub(super) use self::place::place;
+use self::place::{Packing, Place};
 pub use self::product::{multiply, multiply_gated};
 use crate::error::Result;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::kernels::Kernels;
-use crate::pages::Pages;
 use crate::quant::dense::{self, DenseType};
 use crate::quant::i2s::{BLOCK, Flavour, Ternary};
 use crate::quant::ternary::Reading;
+use crate::quant::tri5::{self, Tri5};
 use crate::trace::quant_trace;
 
 /// A matrix `[rows, cols]` that stays where the file has it, if kernels read it as it is there and no copy was made.
@@ -41,8 +42,16 @@ pub struct Matrix {
     format: Format,
     kernel: String,
     codes: Codes,
-    /// The copy of the file's codes, if there is one, and where they begin in it.
-    copy: Option<(Arc<Pages<u8>>, usize)>,
+    /// Where its codes are, if not where the file has them nor repacked.
+    place: Option<Place>,
+}
+
+/// The codes of a ternary matrix, as they are multiplied.
+enum Packed<'a> {
+    /// Four weights in a byte.
+    Four(Ternary<'a>),
+    /// Five weights in a byte.
+    Five(Tri5<'a>),
 }
 
 /// What a ternary matrix holds beside the file.
@@ -126,7 +135,6 @@ impl Matrix {
     ) -> Result<Matrix> {
         let (tensor, format, codes) = open::matrix(gguf, name, rows, cols, reading)?;
         let kernel = format.kernel(kernels, cols, codes.repacked.is_some());
-        quant_trace!(tensor = name, format = format.name(), kernel = kernel, shape = [rows, cols]);
         Ok(Matrix {
             gguf: Arc::clone(gguf),
             info: tensor.info.clone(),
@@ -135,8 +143,18 @@ impl Matrix {
             format,
             kernel,
             codes,
-            copy: None,
+            place: None,
         })
+    }
+
+    /// Tells a trace which kernel multiplies it: once it has its place, on which that depends.
+    pub(super) fn announce(&self) {
+        quant_trace!(
+            tensor = self.name(),
+            format = self.format.name(),
+            kernel = self.kernel,
+            shape = [self.rows, self.cols]
+        );
     }
 
     /// Its name in the file.
@@ -172,17 +190,22 @@ impl Matrix {
     /// What one multiplication reads: its bytes in the file, or those it was repacked to.
     #[must_use]
     pub fn n_bytes(&self) -> u64 {
-        match &self.codes.repacked {
-            Some(codes) => (codes.len() + size_of_val(&self.codes.scales[..])) as u64,
-            None => self.info.n_bytes,
+        match (&self.place, &self.codes.repacked) {
+            (Some(_), _) => (self.rows * self.row_bytes()) as u64,
+            (None, Some(codes)) => (codes.len() + size_of_val(&self.codes.scales[..])) as u64,
+            (None, None) => self.info.n_bytes,
         }
     }
 
     /// Bytes of one row, without what stands after the last.
     fn row_bytes(&self) -> usize {
-        match self.format {
-            Format::Ternary { .. } => self.cols.next_multiple_of(BLOCK) / 4,
-            Format::F16 | Format::Dense(_) => self.bytes().len() / self.rows,
+        let cols = self.cols.next_multiple_of(BLOCK);
+        match (self.format, &self.place) {
+            (Format::Ternary { .. }, Some(place)) if place.packing() == Packing::Five => {
+                tri5::row_bytes(cols)
+            }
+            (Format::Ternary { .. }, _) => cols / 4,
+            (Format::F16 | Format::Dense(_), _) => self.bytes().len() / self.rows,
         }
     }
 
@@ -197,11 +220,23 @@ impl Matrix {
         self.gguf.release(&self.info);
     }
 
+    /// The codes of a ternary matrix as they are multiplied.
+    fn packed(&self) -> Packed<'_> {
+        let cols = self.cols.next_multiple_of(BLOCK);
+        match &self.place {
+            Some(place) if place.packing() == Packing::Five => {
+                Packed::Five(Tri5::new(place.bytes(self.n_codes()), self.rows, cols))
+            }
+            _ => Packed::Four(self.ternary()),
+        }
+    }
+
+    /// The codes of a ternary matrix that was not packed five to a byte.
     fn ternary(&self) -> Ternary<'_> {
         let n_codes = self.n_codes();
-        let codes = match (&self.codes.repacked, &self.copy) {
-            (Some(codes), _) => codes,
-            (None, Some((copy, first))) => &copy[*first..][..n_codes],
+        let codes = match (&self.place, &self.codes.repacked) {
+            (Some(place), _) => place.bytes(n_codes),
+            (None, Some(codes)) => codes,
             (None, None) => &self.bytes()[..n_codes],
         };
         Ternary::new(codes, self.rows, self.cols.next_multiple_of(BLOCK))

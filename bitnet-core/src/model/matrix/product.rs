@@ -2,9 +2,11 @@
 
 use std::cell::RefCell;
 
-use super::{Format, Matrix, Scale};
+use super::{Format, Matrix, Packed, Scale};
 use crate::kernels::Kernels;
 use crate::model::operand::Operand;
+use crate::quant::i2s::Ternary;
+use crate::quant::tri5::Tri5;
 use crate::team::{Piece, Share, Team};
 use crate::trace::trace_timing;
 
@@ -23,13 +25,16 @@ impl Matrix {
 
     /// Rows `first..first + y.len()` of `W x`, for the only token of `x`.
     #[trace_timing(matrix, tensor = self.name(), rows = y.values.len(), bytes = self.row_bytes() * y.values.len())]
-    fn multiply_vector(&self, kernels: &Kernels, y: Piece<'_>, x: &Operand) {
+    pub(super) fn multiply_vector(&self, kernels: &Kernels, y: Piece<'_>, x: &Operand) {
         let Piece { first, values: y } = y;
         match self.format {
             _ if y.is_empty() => {}
             Format::Ternary { scale: Scale::One(scale), .. } => {
                 let (q, a) = x.tiles().single(0);
-                kernels.gemv_i2s(y, self.ternary().slice(first, y.len()), q, a, scale);
+                match self.packed() {
+                    Packed::Four(w) => kernels.gemv_i2s(y, w.slice(first, y.len()), q, a, scale),
+                    Packed::Five(w) => kernels.gemv_tri5(y, w.slice(first, y.len()), q, a, scale),
+                }
             }
             Format::Ternary { .. } => self.multiply_scaled(kernels, first, &mut [y], x),
             Format::F16 => {
@@ -56,20 +61,26 @@ impl Matrix {
         const RUN: usize = 512; // rows whose numbers fit the stack
         const PAYS: usize = 3; // at most one open gate in so many
         let (q, a) = x.tiles().single(0);
-        let w = self.ternary().slice(y.first, y.values.len());
-        for (i, (y, gate)) in y.values.chunks_mut(RUN).zip(gate.chunks(RUN)).enumerate() {
-            let w = w.slice(i * RUN, y.len());
+        for (i, (values, gate)) in y.values.chunks_mut(RUN).zip(gate.chunks(RUN)).enumerate() {
             let mut picked = [0; RUN];
             let mut n = 0;
             for (r, &gate) in gate.iter().enumerate() {
                 picked[n] = r as u32;
                 n += usize::from(gate > 0.0);
             }
-            if n * PAYS > y.len() {
-                kernels.gemv_i2s(y, w, q, a, scale);
-            } else {
-                y.fill(0.0);
-                kernels.gemv_i2s_picked(y, w, &picked[..n], (q, a), scale);
+            if n * PAYS > values.len() {
+                self.multiply_vector(kernels, Piece { first: y.first + i * RUN, values }, x);
+                continue;
+            }
+            let (picked, first, rows) = (&picked[..n], y.first + i * RUN, values.len());
+            values.fill(0.0);
+            match self.packed() {
+                Packed::Four(w) => {
+                    kernels.gemv_i2s_picked(values, w.slice(first, rows), picked, (q, a), scale)
+                }
+                Packed::Five(w) => {
+                    kernels.gemv_tri5_picked(values, w.slice(first, rows), picked, (q, a), scale)
+                }
             }
         }
     }
@@ -91,8 +102,10 @@ impl Matrix {
         let rows = y.first().map_or(0, |y| y.len());
         match self.format {
             Format::Ternary { scale: Scale::One(scale), .. } => {
-                let w = self.ternary().slice(first, rows);
-                PANEL.with_borrow_mut(|panel| kernels.gemm_i2s(y, w, &x.tiles(), scale, panel));
+                PANEL.with_borrow_mut(|panel| match self.packed() {
+                    Packed::Four(w) => kernels.gemm_i2s(y, w.slice(first, rows), &x.tiles(), scale, panel),
+                    Packed::Five(w) => multiply_unpacked(kernels, y, w.slice(first, rows), x, scale, panel),
+                });
             }
             Format::Ternary { .. } => self.multiply_scaled(kernels, first, y, x),
             Format::F16 => {
@@ -119,8 +132,33 @@ impl Matrix {
     }
 }
 
+/// `y = W x` for every token of `x`, of weights packed five to a byte: unpacked a few rows at a time, which is little
+/// work beside their products with many tokens.
+fn multiply_unpacked(
+    kernels: &Kernels,
+    y: &mut [&mut [f32]],
+    w: Tri5<'_>,
+    x: &Operand,
+    scale: f32,
+    panel: &mut Vec<u8>,
+) {
+    UNPACKED.with_borrow_mut(|codes| {
+        codes.resize(ROWS_TOGETHER * (w.cols() / 4), 0);
+        for first in (0..w.rows()).step_by(ROWS_TOGETHER) {
+            let n = ROWS_TOGETHER.min(w.rows() - first);
+            let codes = &mut codes[..n * (w.cols() / 4)];
+            for (r, codes) in codes.chunks_exact_mut(w.cols() / 4).enumerate() {
+                kernels.unpack_tri5(codes, w.row(first + r));
+            }
+            let mut y: Vec<&mut [f32]> = y.iter_mut().map(|y| &mut y[first..first + n]).collect();
+            kernels.gemm_i2s(&mut y, Ternary::new(codes, n, w.cols()), &x.tiles(), scale, panel);
+        }
+    });
+}
+
 // Scratch that a thread keeps, so that a step allocates nothing.
 thread_local! {
+    static UNPACKED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     static ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     static PANEL: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }

@@ -1,0 +1,254 @@
+//! Ternary weights in large pages of our own, four or five to a byte.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Format, Matrix, Scale};
+use crate::kernels::Kernels;
+use crate::model::Placement;
+use crate::model::operand::{Norm, Operand, Wants};
+use crate::pages::Pages;
+use crate::quant::i2s::BLOCK;
+use crate::quant::tri5;
+use crate::team::{Piece, Share, Team};
+
+/// Where a matrix begins in the block of all: a cache line.
+const LINE: usize = 64;
+
+/// Weights worth placing: fewer stay in a cache from token to token.
+const MANY_BYTES: usize = 64 << 20;
+
+/// A matrix's place in memory of our own.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// Shared by all matrices.
+    pages: Arc<Pages<u8>>,
+    /// Where this one begins.
+    first: usize,
+    packing: Packing,
+}
+
+/// How many weights a byte holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Packing {
+    Four,
+    Five,
+}
+
+impl Place {
+    pub(super) fn packing(&self) -> Packing {
+        self.packing
+    }
+
+    /// Its `n` bytes.
+    pub(super) fn bytes(&self, n: usize) -> &[u8] {
+        &self.pages[self.first..][..n]
+    }
+}
+
+/// Puts the ternary matrices among `matrices` where `placement` says, and gives the file's pages back.
+///
+/// `Auto` leaves alone what a cache holds and what is not `mapped`; else it measures which packing is multiplied
+/// faster on this machine. Without the memory for it nothing changes.
+pub(in crate::model) fn place<'a>(
+    matrices: impl Iterator<Item = &'a mut Matrix>,
+    placement: Placement,
+    mapped: bool,
+    team: &Team,
+    kernels: &Kernels,
+) {
+    let mut matrices: Vec<&mut Matrix> =
+        matrices.filter(|m| matches!(m.format, Format::Ternary { scale: Scale::One(_), .. })).collect();
+    let packing = match placement {
+        Placement::Map => return,
+        Placement::Copy => Packing::Four,
+        Placement::Tri5 => Packing::Five,
+        Placement::Auto => {
+            let sample = sample(&matrices);
+            match sample {
+                Some(n) if mapped && cfg!(target_os = "linux") => faster(&mut matrices[..n], team, kernels),
+                _ => return,
+            }
+        }
+    };
+    put(&mut matrices, packing, team, kernels);
+}
+
+/// How many matrices no cache holds; `None` if all of them fit one.
+fn sample(matrices: &[&mut Matrix]) -> Option<usize> {
+    let mut n_bytes = 0;
+    let end = matrices.iter().position(|m| {
+        n_bytes += m.n_codes();
+        n_bytes >= MANY_BYTES
+    })?;
+    Some(end + 1)
+}
+
+/// The packing in which a product with each of `matrices` takes less time, both tried in turn.
+fn faster(matrices: &mut [&mut Matrix], team: &Team, kernels: &Kernels) -> Packing {
+    const ROUNDS: usize = 3;
+    let mut best = [Duration::MAX; 2];
+    let packings = [Packing::Four, Packing::Five];
+    let places = packings.map(|packing| packed(matrices, packing, team, kernels));
+    let Some(places) = places.into_iter().collect::<Option<Vec<_>>>() else { return Packing::Four };
+    let widest = matrices.iter().map(|m| m.cols).max().unwrap_or(0);
+    let (mut x, mut y) = (Operand::with_capacity(1, widest, kernels.tile()), Vec::new());
+    for _ in 0..ROUNDS {
+        for (places, best) in places.iter().zip(&mut best) {
+            for (m, place) in matrices.iter_mut().zip(places) {
+                m.place = Some(place.clone());
+            }
+            let start = Instant::now();
+            team.enter(|| {
+                for m in &*matrices {
+                    x.load(
+                        team,
+                        kernels,
+                        &vec![1.0; m.cols],
+                        Norm::None,
+                        m.cols,
+                        Wants { int8: true, ..Wants::default() },
+                    );
+                    y.resize(m.rows, 0.0);
+                    let x = &x;
+                    team.split([Share { values: &mut y, unit: 1 }], |[y]: [Piece<'_>; 1]| {
+                        m.multiply_vector(kernels, y, x);
+                    });
+                }
+            });
+            *best = start.elapsed().min(*best);
+        }
+    }
+    for m in matrices {
+        m.place = None;
+    }
+    if best[1] < best[0] { Packing::Five } else { Packing::Four }
+}
+
+/// Places all of `matrices`; what is repacked already and takes the same packing stays where it is.
+fn put(matrices: &mut [&mut Matrix], packing: Packing, team: &Team, kernels: &Kernels) {
+    let mut matrices: Vec<&mut &mut Matrix> =
+        matrices.iter_mut().filter(|m| packing == Packing::Five || m.codes.repacked.is_none()).collect();
+    let views: Vec<&Matrix> = matrices.iter().map(|m| &***m).collect();
+    let Some(places) = packed(&views, packing, team, kernels) else { return };
+    for (m, place) in matrices.iter_mut().zip(places) {
+        m.place = Some(place);
+        m.codes.repacked = None;
+        m.release();
+        if packing == Packing::Five {
+            kernels.tri5_name().clone_into(&mut m.kernel);
+        }
+    }
+}
+
+/// Copies of `matrices` in this packing, one after the other; `None` if there is no memory for them.
+///
+/// One block of memory for all, because large pages are lost at the end of each.
+fn packed<M: std::ops::Deref<Target = Matrix> + Sync>(
+    matrices: &[M],
+    packing: Packing,
+    team: &Team,
+    kernels: &Kernels,
+) -> Option<Vec<Place>> {
+    let row_bytes = |m: &Matrix| match packing {
+        Packing::Four => m.cols.next_multiple_of(BLOCK) / 4,
+        Packing::Five => tri5::row_bytes(m.cols.next_multiple_of(BLOCK)),
+    };
+    let room = |m: &Matrix| (m.rows * row_bytes(m)).next_multiple_of(LINE);
+    let mut pages = Pages::<u8>::zeroed(matrices.iter().map(|m| room(m)).sum())?;
+    let mut rest = &mut pages[..];
+    let mut strips = Vec::new();
+    for m in matrices {
+        const ROWS: usize = 256;
+        let part = rest.split_off_mut(..room(m)).expect("room for every matrix");
+        let part = &mut part[..m.rows * row_bytes(m)];
+        strips
+            .extend(part.chunks_mut(ROWS * row_bytes(m)).enumerate().map(|(i, part)| (&**m, i * ROWS, part)));
+    }
+    team.enter(|| {
+        team.each(strips, |(m, first, part): (&Matrix, usize, &mut [u8])| {
+            let from = m.ternary().slice(first, part.len() / row_bytes(m));
+            match packing {
+                Packing::Four => part.copy_from_slice(from.bytes()),
+                Packing::Five => {
+                    for (r, row) in part.chunks_exact_mut(row_bytes(m)).enumerate() {
+                        kernels.pack_tri5(row, from.row(r));
+                    }
+                }
+            }
+        });
+    });
+    let pages = Arc::new(pages);
+    let mut first = 0;
+    let places = matrices.iter().map(|m| {
+        let place = Place { pages: Arc::clone(&pages), first, packing };
+        first += room(m);
+        place
+    });
+    Some(places.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Packed;
+    use super::*;
+    use crate::model::{LoadOptions, Model};
+    use crate::synth::{SynthOptions, SynthShape, write_synthetic};
+
+    #[test]
+    fn what_is_placed_holds_the_codes_of_the_file_each_matrix_on_a_cache_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        write_synthetic(&path, &SynthOptions::new(SynthShape::Tiny), &mut |_, _| {}).unwrap();
+        let load =
+            |placement| Model::load(&path, &LoadOptions { placement, ..LoadOptions::default() }).unwrap();
+        let file = load(Placement::Map);
+        for placement in [Placement::Copy, Placement::Tri5] {
+            let model = load(placement);
+            let pairs = file.weights().matrices().zip(model.weights().matrices());
+            let mut n = 0;
+            for (a, b) in pairs.filter(|(a, _)| matches!(a.format(), Format::Ternary { .. })) {
+                assert!(a.place.is_none(), "{}", a.name());
+                let address = match b.packed() {
+                    Packed::Four(w) => {
+                        assert_eq!(
+                            (placement, w.bytes()),
+                            (Placement::Copy, a.ternary().bytes()),
+                            "{}",
+                            a.name()
+                        );
+                        w.bytes().as_ptr()
+                    }
+                    Packed::Five(w) => {
+                        assert_eq!(placement, Placement::Tri5);
+                        for r in 0..a.rows() {
+                            let mut back = vec![0; a.row_bytes()];
+                            tri5::unpack_row(&mut back, w.row(r));
+                            assert_eq!(back, a.ternary().row(r), "{} row {r}", a.name());
+                        }
+                        w.bytes().as_ptr()
+                    }
+                };
+                assert_eq!(address as usize % LINE, 0, "{}", a.name());
+                assert_eq!(b.bytes(), a.bytes(), "{}: what was given back reads as before", a.name());
+                n += 1;
+            }
+            assert_eq!(n, 7 * file.config().n_layer);
+        }
+    }
+
+    #[test]
+    fn either_packing_may_be_the_faster_one_and_nothing_stays_from_trying() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        write_synthetic(&path, &SynthOptions::new(SynthShape::Tiny), &mut |_, _| {}).unwrap();
+        let options = LoadOptions { placement: Placement::Map, ..LoadOptions::default() };
+        let mut model = Model::load(&path, &options).unwrap();
+        let kernels = model.kernels();
+        let team = Team::new(Some(2)).unwrap();
+        let mut matrices: Vec<&mut Matrix> = model.weights_mut().ternary_mut().collect();
+        assert_eq!(sample(&matrices), None, "a small model is left where it is");
+        faster(&mut matrices, &team, kernels);
+        assert!(matrices.iter().all(|m| m.place.is_none()));
+    }
+}
