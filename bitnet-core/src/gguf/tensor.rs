@@ -39,6 +39,13 @@ impl TensorInfo {
         n_elements(&self.shape).unwrap_or(0)
     }
 
+    /// Rows and columns, if it is a matrix. A file may write more dimensions, of 1 each, which come first here.
+    #[must_use]
+    pub fn matrix(&self) -> Option<[usize; 2]> {
+        let (ones, matrix) = self.shape.split_last_chunk()?;
+        ones.iter().all(|&n| n == 1).then_some(*matrix)
+    }
+
     pub(super) fn byte_range(&self) -> Option<Range<usize>> {
         let end = usize::try_from(self.offset.checked_add(self.n_bytes)?).ok()?;
         Some(usize::try_from(self.offset).ok()?..end)
@@ -292,6 +299,18 @@ mod tests {
         for &(ty, shape) in none {
             assert_eq!(ty.n_bytes(shape), None, "{ty} {shape:?}");
         }
+    }
+
+    #[test]
+    fn dimensions_of_1_do_not_make_a_matrix_something_else() {
+        let matrix = |shape: &[usize]| {
+            let (name, shape) = (String::new(), shape.to_vec());
+            TensorInfo { name, ty: F32, shape, shard: 0, offset: 0, n_bytes: 0 }.matrix()
+        };
+        assert_eq!(matrix(&[2, 3]), Some([2, 3]));
+        assert_eq!(matrix(&[1, 1, 2, 3]), Some([2, 3]));
+        assert_eq!(matrix(&[1, 3]), Some([1, 3]));
+        assert_eq!((matrix(&[3]), matrix(&[2, 1, 3])), (None, None));
     }
 
     #[test]

@@ -108,6 +108,13 @@ impl Packing {
         }))
     }
 
+    /// Whether tensors of this type are ternary, in whatever shape.
+    #[must_use]
+    pub fn is_of(ty: TensorType) -> bool {
+        // Tiles that are not known are those of a ternary type.
+        !matches!(Packing::of(ty, 0, 0, &Reading::default()), Ok(None))
+    }
+
     /// How many weights share a scale.
     #[must_use]
     pub fn grain(self) -> Grain {
@@ -130,6 +137,15 @@ impl Packing {
         match self.grain() {
             Grain::Block => cols / tq::BLOCK_LEN,
             Grain::Tensor | Grain::Row => 1,
+        }
+    }
+
+    /// These scales as [`pack`](Packing::pack) takes them; `None` if they are finer than this format has room for.
+    #[must_use]
+    pub fn spread(self, scales: &Scales, (rows, cols): (usize, usize)) -> Option<Vec<f32>> {
+        match (self.grain(), scales) {
+            (Grain::Tensor, Scales::Rows(_) | Scales::Blocks(_)) => None,
+            _ => scales.spread(rows, self.scales_per_row(cols)),
         }
     }
 
@@ -352,5 +368,7 @@ mod tests {
         assert_eq!(of(1536, 1536, &reading), of(1536, 1536, &Reading::default()));
         assert!(of(128, 128, &reading).is_err());
         assert_eq!(Packing::of(TensorType::F16, 4, 4, &reading), Ok(None));
+        assert!(WRITTEN.into_iter().all(Packing::is_of) && Packing::is_of(TensorType::IQ2_BN_R4));
+        assert!(!Packing::is_of(TensorType::F16) && !Packing::is_of(TensorType::MXFP4));
     }
 }

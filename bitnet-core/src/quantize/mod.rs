@@ -1,7 +1,9 @@
 //! A model's matrices in another number format: read, packed anew, written, read back and compared.
 //!
-//! Only the seven matrices of each block become ternary. Embeddings and output change if asked to; norms, and
-//! whatever else the file has, are copied byte for byte, and so is the metadata but for `general.file_type`.
+//! The seven matrices of each block become ternary, and so does what is ternary already, wherever it stands: its bytes
+//! mean what the reader was told they do, which a copy would not say. Dense embeddings and output change if asked to;
+//! norms, and whatever else the file has, are copied byte for byte, and so is the metadata but for
+//! `general.file_type`.
 //!
 //! Between ternary formats every code survives, and every scale that the new format can hold. TQ1_0, TQ2_0 and
 //! IQ1_BN keep scales in half precision; how many were rounded for that is counted in [`Quantized`]. A scale for
@@ -25,7 +27,7 @@ use crate::gguf::{Gguf, GgufWriter, TensorInfo, TensorType, TensorWriter, Value}
 use crate::model::matrix::packing;
 use crate::quant::dense::{self, DenseType};
 use crate::quant::scales::{Scales, mark_used};
-use crate::quant::ternary::{Grain, I2sLayout, Packing, Reading};
+use crate::quant::ternary::{I2sLayout, Packing, Reading};
 
 /// What a model is to become.
 #[derive(Debug, Clone)]
@@ -141,10 +143,23 @@ pub fn quantize(
 const MATRICES: [&str; 7] = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
 
 fn task(source: &Gguf, info: &TensorInfo, options: &QuantizeOptions) -> Result<Task> {
-    let [rows, cols] = info.shape[..] else { return Ok(Task::Copy) };
+    let refused = |reason| Error::Unsupported {
+        path: source.path().to_owned(),
+        item: format!("tensor {}", info.name),
+        reason,
+    };
     let field = info.name.strip_prefix("blk.").and_then(|name| name.strip_suffix(".weight"));
     let field = field.and_then(|name| name.split_once('.')).map(|(_, field)| field);
-    if field.is_some_and(|field| MATRICES.contains(&field)) {
+    let of_block = field.is_some_and(|field| MATRICES.contains(&field));
+    let embd = options.embd.filter(|_| matches!(&*info.name, "token_embd.weight" | "output.weight"));
+    if let (true, Some(_)) = (Packing::is_of(info.ty), embd) {
+        return Err(refused(format!(
+            "type {} is ternary, which --embd does not convert; without it, this tensor becomes {} like the others",
+            info.ty, options.ty
+        )));
+    }
+    if of_block || Packing::is_of(info.ty) {
+        let [rows, cols] = info.matrix().ok_or_else(|| source::no_matrix(source, info))?;
         let reading = Reading { i2s: I2sLayout::A, tiles: options.reading.tiles.clone() };
         let packing = packing(source, &info.name, options.ty, rows, cols, &reading)?;
         return match packing.filter(|_| WRITTEN.contains(&options.ty)) {
@@ -155,13 +170,8 @@ fn task(source: &Gguf, info: &TensorInfo, options: &QuantizeOptions) -> Result<T
             }),
         };
     }
-    match options.embd {
-        Some(to) if matches!(&*info.name, "token_embd.weight" | "output.weight") => {
-            let refused = |reason| Error::Unsupported {
-                path: source.path().to_owned(),
-                item: format!("tensor {}", info.name),
-                reason,
-            };
+    match (embd, info.matrix()) {
+        (Some(to), Some([_, cols])) => {
             let from = DenseType::from_id(info.ty.id())
                 .ok_or_else(|| refused(format!("type {} is not one that --embd converts", info.ty)))?;
             if to.row_bytes(cols).is_none() {
@@ -194,16 +204,13 @@ fn write<W: std::io::Write>(
         }
         Task::Ternary(rows, cols, packing) => {
             let matrix = source::ternarized(source, info, options)?;
-            let (stored, rounding) = stored_scales(source, info, packing, &matrix)?;
+            let (stored, rounding) = stored_scales(source, info, (rows, packing), &matrix)?;
             outcome.ternary += 1;
             outcome.absmean += usize::from(matrix.absmean);
             outcome.rounded += usize::from(rounding > 0.0);
             outcome.worst_rounding = outcome.worst_rounding.max(rounding);
-            let scales = match (packing.grain(), &stored) {
-                (Grain::Tensor, Scales::Rows(_) | Scales::Blocks(_)) => None,
-                _ => stored.spread(rows, packing.scales_per_row(cols)),
-            };
-            let scales = scales.ok_or_else(|| too_fine(source, info, options))?;
+            let scales =
+                packing.spread(&stored, (rows, cols)).ok_or_else(|| too_fine(source, info, options))?;
             let packed = packing.pack(&matrix.codes, (rows, cols), &scales).expect("the type can be written");
             out.tensor(&info.name, &packed)?;
             Ok(packed.len() as u64)
@@ -224,7 +231,7 @@ fn write<W: std::io::Write>(
 fn stored_scales(
     source: &Gguf,
     info: &TensorInfo,
-    packing: Packing,
+    (rows, packing): (usize, Packing),
     matrix: &Ternarized,
 ) -> Result<(Scales, f64)> {
     if !packing.has_half_scales() {
@@ -249,7 +256,6 @@ fn stored_scales(
         *scale = half;
     }
     // Scales that differed may be equal now.
-    let rows = info.shape.first().copied().unwrap_or(1).max(1);
     let per_row = (stored.len() / rows).max(1);
     let mut used = vec![false; stored.len()];
     mark_used(&matrix.codes, &mut used);

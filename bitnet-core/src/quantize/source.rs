@@ -25,10 +25,7 @@ pub(super) fn ternarized(gguf: &Gguf, info: &TensorInfo, options: &QuantizeOptio
         item: format!("tensor {}", info.name),
         reason,
     };
-    let (rows, cols) = match info.shape[..] {
-        [rows, cols] => (rows, cols),
-        _ => return Err(refused(format!("expected a matrix, found shape {:?}", info.shape))),
-    };
+    let [rows, cols] = info.matrix().ok_or_else(|| no_matrix(gguf, info))?;
     let bytes = gguf.bytes_of(info).unwrap_or_default();
     if let Some(packing) = packing(gguf, &info.name, info.ty, rows, cols, &options.reading)? {
         let (codes, scales) =
@@ -38,6 +35,16 @@ pub(super) fn ternarized(gguf: &Gguf, info: &TensorInfo, options: &QuantizeOptio
     match DenseType::from_id(info.ty.id()).filter(|ty| ty.name() == info.ty.name()) {
         Some(ty) => dense_matrix(bytes, ty, cols, options.absmean).map_err(refused),
         None => Err(refused(format!("type {} is not one this program reads", info.ty))),
+    }
+}
+
+/// The refusal of a ternary tensor of more dimensions, or of one.
+pub(super) fn no_matrix(gguf: &Gguf, info: &TensorInfo) -> Error {
+    Error::Malformed {
+        path: gguf.path().to_owned(),
+        item: format!("tensor {}", info.name),
+        expected: "a matrix".into(),
+        found: format!("shape {:?} of type {}", info.shape, info.ty),
     }
 }
 
