@@ -97,6 +97,29 @@ fn a_checkpoint_runs_as_it_is_and_as_the_file_it_becomes() {
     assert_eq!(run(dir.path()), run(&out));
 }
 
+/// Its weights are put in order a as it is loaded: read in order b they would be another model.
+#[test]
+fn the_other_order_of_codes_is_refused_for_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    write_checkpoint(dir.path(), 300);
+    let model = dir.path().to_str().unwrap();
+    let run = |line: &str| bitnet(line.split(' ').chain(["-m", model]));
+    let record = format!("parity --record {model}/log --tokens 1 -n 1");
+    for verb in ["run --tokens 1 -n 1", "bench -p 1 -n 1 -r 1", &record] {
+        let says = format!(
+            "--i2s-layout b: {model} is a checkpoint, whose weights are put in order a; the flag is for GGUF files \
+             that have b"
+        );
+        assert_eq!(run(&format!("{verb} --i2s-layout b")).refused(2), says, "{verb}");
+    }
+    run("run --tokens 1 -n 1 -q --i2s-layout a").done();
+    let demo = bitnet("run -p 2+2= --i2s-layout b".split(' '));
+    assert!(
+        !cfg!(feature = "demo")
+            || demo.refused(2).starts_with("--i2s-layout b: the demo model is in order a")
+    );
+}
+
 #[test]
 fn what_is_there_is_kept_unless_told_otherwise() {
     let dir = tempfile::tempdir().unwrap();
