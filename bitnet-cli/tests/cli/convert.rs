@@ -10,7 +10,7 @@ use crate::support::{Ran, bitnet, command};
 
 /// Writes a checkpoint of Microsoft's kind, of one layer and `n_vocab` tokens: bf16 embeddings, packed weights. Its
 /// numbers follow from their positions.
-fn write_checkpoint(dir: &Path, n_vocab: usize) {
+pub(crate) fn write_checkpoint(dir: &Path, n_vocab: usize) {
     let (n_embd, n_ff, n_kv) = (256, 512, 128);
     let layer = |name: &str| format!("model.layers.0.{name}.weight");
     let mut tensors = vec![

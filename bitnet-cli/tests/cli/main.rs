@@ -30,6 +30,8 @@ mod hostile;
 mod inspect;
 #[cfg(feature = "full-cli")]
 mod instrument;
+#[cfg(all(unix, feature = "full-cli"))]
+mod interrupt;
 #[cfg(feature = "full-cli")]
 mod parity;
 #[cfg(feature = "full-cli")]
