@@ -207,6 +207,30 @@ fn what_a_format_cannot_say_is_refused() {
     assert!(text.contains("expected TQ2_0 rows of a multiple of 256 weights, found rows of 384"), "{text}");
     let text = refused("b158-tiny", TensorType::TL1);
     assert!(text.contains("type TL1: no tile sizes are known for shape"), "{text}");
+    let path = folder.path().join("in.gguf");
+    for (name, ty) in [
+        ("blk.1.ffn_up.weight", TensorType::MXFP4),
+        ("blk.1.ffn_up.weight", TensorType::IQ4_XS),
+        ("output.weight", TensorType::MXFP4),
+    ] {
+        let mut tensors = tensors(&open(&golden("llama-tiny")));
+        let t = tensors.iter_mut().find(|t| t.name == name).unwrap();
+        (t.ty, t.bytes) = (ty, vec![0; ty.n_bytes(&t.shape).unwrap() as usize]);
+        save(&path, "llama-tiny", &tensors);
+        let options =
+            QuantizeOptions { embd: Some(DenseType::F16), ..options(TensorType::I2_S, &Reading::default()) };
+        let text = run(&path, &out, &options).unwrap_err().to_string();
+        let says = match ty {
+            TensorType::MXFP4 => {
+                "type MXFP4 (id 39, which is TL2 only where general.architecture begins with bitnet \
+                                  or general.file_type is 39) is not one this engine runs; it runs I2_S, "
+            }
+            _ => "type IQ4_XS (id 23) is not one this engine runs; it runs I2_S, ",
+        };
+        assert!(text.contains(&format!("in.gguf: tensor {name}: {says}")), "{text}");
+        assert!(text.ends_with(": convert the model to one of them"), "{text}");
+        assert!(!out.exists());
+    }
     for ty in [TensorType::IQ2_BN_R4, TensorType::F16, TensorType::Q4_K] {
         let text = refused("b158-tiny", ty);
         let list = WRITTEN.map(TensorType::name).join(", ");
@@ -296,7 +320,9 @@ fn a_ternary_head_is_not_made_dense() {
         QuantizeOptions { embd: Some(DenseType::F16), ..options(TensorType::IQ2_BN, &Reading::default()) };
     let text = run(&path, &out, &options).unwrap_err().to_string();
     assert!(
-        text.contains("tensor output.weight: type I2_S is ternary, which --embd does not convert; without it"),
+        text.contains(
+            "tensor output.weight: type I2_S is ternary, which --embd does not convert; without it"
+        ),
         "{text}"
     );
     assert!(!out.exists());

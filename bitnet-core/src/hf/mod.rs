@@ -152,9 +152,11 @@ impl Checkpoint {
         let total = writer.tensor_bytes();
         let mut go_on = |done| match progress(done, total) {
             true => Ok(()),
-            false => {
-                Err(Error::Io { path: path.to_owned(), action: "write", source: ErrorKind::Interrupted.into() })
-            }
+            false => Err(Error::Io {
+                path: path.to_owned(),
+                action: "write",
+                source: ErrorKind::Interrupted.into(),
+            }),
         };
         writer.write_file(path, |out| self.tensors(out, &mut go_on))
     }

@@ -201,7 +201,9 @@ fn vector(gguf: &Gguf, name: &str, n: usize) -> Result<Vec<f32>> {
     let ty = DenseType::from_id(tensor.info.ty.id())
         .filter(|ty| matches!(ty, DenseType::F32 | DenseType::F16 | DenseType::BF16))
         .ok_or_else(|| {
-            let reason = format!("expected F32, F16 or BF16, found {}", tensor.info.ty.name());
+            let found = tensor.info.ty.spelled();
+            let reason =
+                format!("expected F32, F16 or BF16, found {found}: convert the model with it in one of them");
             unsupported(gguf, name, &reason)
         })?;
     let mut values = vec![0.0; n];

@@ -24,7 +24,7 @@ use half::f16;
 use self::source::Ternarized;
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, GgufWriter, TensorInfo, TensorType, TensorWriter, Value};
-use crate::model::matrix::packing;
+use crate::model::matrix::{not_run, packing};
 use crate::quant::dense::{self, DenseType};
 use crate::quant::scales::{Scales, mark_used};
 use crate::quant::ternary::{I2sLayout, Packing, Reading};
@@ -160,6 +160,9 @@ fn task(source: &Gguf, info: &TensorInfo, options: &QuantizeOptions) -> Result<T
     }
     if of_block || Packing::is_of(info.ty) {
         let [rows, cols] = info.matrix().ok_or_else(|| source::no_matrix(source, info))?;
+        if !Packing::is_of(info.ty) && source::dense_type(info).is_none() {
+            return Err(not_run(source, info)); // before anything is written
+        }
         let reading = Reading { i2s: I2sLayout::A, tiles: options.reading.tiles.clone() };
         let packing = packing(source, &info.name, options.ty, rows, cols, &reading)?;
         return match packing.filter(|_| WRITTEN.contains(&options.ty)) {
@@ -172,8 +175,7 @@ fn task(source: &Gguf, info: &TensorInfo, options: &QuantizeOptions) -> Result<T
     }
     match (embd, info.matrix()) {
         (Some(to), Some([_, cols])) => {
-            let from = DenseType::from_id(info.ty.id())
-                .ok_or_else(|| refused(format!("type {} is not one that --embd converts", info.ty)))?;
+            let from = source::dense_type(info).ok_or_else(|| not_run(source, info))?;
             if to.row_bytes(cols).is_none() {
                 let block = to.block_len();
                 return Err(refused(format!(

@@ -20,7 +20,7 @@ use half::slice::HalfFloatSliceExt;
 pub(super) use self::copy::copy_ternary;
 pub use self::open::Plan;
 pub(super) use self::open::tensor;
-pub(crate) use self::open::{malformed, packing};
+pub(crate) use self::open::{malformed, not_run, packing};
 pub use self::product::{multiply, multiply_gated};
 use crate::error::Result;
 use crate::gguf::{Gguf, TensorInfo};
