@@ -25,9 +25,10 @@ use self::source::Ternarized;
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, GgufWriter, TensorInfo, TensorType, TensorWriter, Value};
 use crate::model::matrix::{not_run, packing};
+use crate::model::weights::{outer_scale, ternary_embeddings};
 use crate::quant::dense::{self, DenseType};
 use crate::quant::scales::{Scales, mark_used};
-use crate::quant::ternary::{I2sLayout, Packing, Reading};
+use crate::quant::ternary::{Grain, I2sLayout, Packing, Reading};
 
 /// What a model is to become.
 #[derive(Debug, Clone)]
@@ -148,6 +149,13 @@ fn task(source: &Gguf, info: &TensorInfo, options: &QuantizeOptions) -> Result<T
         item: format!("tensor {}", info.name),
         reason,
     };
+    // What this engine refuses to run is not worth writing.
+    if let Some(error) = outer_scale(source, info) {
+        return Err(error);
+    }
+    if info.name == "token_embd.weight" && Packing::is_of(info.ty) {
+        return Err(ternary_embeddings(source, info));
+    }
     let field = info.name.strip_prefix("blk.").and_then(|name| name.strip_suffix(".weight"));
     let field = field.and_then(|name| name.split_once('.')).map(|(_, field)| field);
     let of_block = field.is_some_and(|field| MATRICES.contains(&field));
@@ -211,8 +219,9 @@ fn write<W: std::io::Write>(
             outcome.absmean += usize::from(matrix.absmean);
             outcome.rounded += usize::from(rounding > 0.0);
             outcome.worst_rounding = outcome.worst_rounding.max(rounding);
-            let scales =
-                packing.spread(&stored, (rows, cols)).ok_or_else(|| too_fine(source, info, options))?;
+            let scales = packing
+                .spread(&stored, (rows, cols))
+                .ok_or_else(|| too_fine(source, info, &stored, packing, options))?;
             let packed = packing.pack(&matrix.codes, (rows, cols), &scales).expect("the type can be written");
             out.tensor(&info.name, &packed)?;
             Ok(packed.len() as u64)
@@ -264,13 +273,24 @@ fn stored_scales(
     Ok((Scales::coarsest(stored, &used, per_row), worst))
 }
 
-fn too_fine(source: &Gguf, info: &TensorInfo, options: &QuantizeOptions) -> Error {
+/// The refusal of scales that the new format has no room for, with the formats that have.
+fn too_fine(
+    source: &Gguf,
+    info: &TensorInfo,
+    scales: &Scales,
+    packing: Packing,
+    options: &QuantizeOptions,
+) -> Error {
+    let (parts, part, fit) = match scales {
+        Scales::Blocks(_) => ("blocks of 256 weights", "block", "tq1_0 and tq2_0"),
+        Scales::One(_) | Scales::Rows(_) => ("rows", "row", "iq1_bn and iq2_bn"),
+    };
+    let kept = if packing.grain() == Grain::Tensor { "tensor" } else { "row" };
     Error::Unsupported {
         path: source.path().to_owned(),
         item: format!("tensor {}", info.name),
         reason: format!(
-            "its rows or blocks have scales of their own, which {} has no place for; iq2_bn has one for each row, \
-             tq1_0 and tq2_0 for each 256 weights",
+            "its {parts} have scales of their own, and {} keeps one for each {kept}: {fit} keep one for each {part}",
             options.ty
         ),
     }
