@@ -298,50 +298,6 @@ mod tests {
         TensorType::IQ2_BN,
     ];
 
-    fn reading(rows: usize, cols: usize, bk: usize) -> Reading {
-        let bm = if rows.is_multiple_of(96) { 96 } else { 32 };
-        let text = format!("[a]\nm={rows}\nk={cols}\nbm={bm}\nbk={bk}\nbmm=32\n");
-        Reading { tiles: Some(TileTable::parse(&text).unwrap()), ..Reading::default() }
-    }
-
-    /// The packing of this type, or `None` where the shape is none of its own.
-    fn packing(ty: TensorType, rows: usize, cols: usize) -> Option<Packing> {
-        let bk = if ty == TensorType::TL2 { 96 } else { 16 };
-        let packing = Packing::of(ty, rows, cols, &reading(rows, cols, bk)).ok()??;
-        cols.is_multiple_of(packing.row_unit()).then_some(packing)
-    }
-
-    #[test]
-    fn every_pair_of_formats_carries_codes_and_scale_through() {
-        let mut rng = Rng(11);
-        for (rows, cols) in [(32, 256), (96, 320), (64, 3200), (32, 640), (160, 1536), (192, 768)] {
-            let codes = rng.codes(rows * cols);
-            // Half precision holds it.
-            let scale = (1 + rng.below(2000)) as f32 / 1024.0;
-            let mut pairs = 0;
-            for from in WRITTEN.into_iter().filter_map(|ty| packing(ty, rows, cols)) {
-                let first = from.pack(&codes, (rows, cols), &vec![scale; rows * from.scales_per_row(cols)]);
-                for to in WRITTEN.into_iter().filter_map(|ty| packing(ty, rows, cols)) {
-                    let read = read(from, first.as_ref().unwrap(), rows, cols);
-                    let scales = vec![read.1[0]; rows * to.scales_per_row(cols)];
-                    let second = to.pack(&read.0, (rows, cols), &scales).unwrap();
-                    let (c, s) = self::read(to, &second, rows, cols);
-                    assert!(c == codes, "{from:?} to {to:?}");
-                    assert!(s.iter().all(|s| *s == scale), "{from:?} to {to:?}: {s:?}");
-                    pairs += 1;
-                }
-            }
-            assert!(pairs >= 16, "[{rows}, {cols}]: {pairs} pairs");
-        }
-    }
-
-    fn read(packing: Packing, bytes: &[u8], rows: usize, cols: usize) -> (Vec<i8>, Vec<f32>) {
-        let (mut codes, mut scales) =
-            (vec![9; rows * cols], vec![f32::NAN; rows * packing.scales_per_row(cols)]);
-        packing.unpack(bytes, (rows, cols), 0..rows, &mut codes, &mut scales).unwrap();
-        (codes, scales)
-    }
-
     #[test]
     fn i2s_rows_are_read_wherever_they_are_cut() {
         let (rows, cols) = (7, 384);
