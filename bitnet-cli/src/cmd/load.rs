@@ -60,6 +60,20 @@ fn usual_order(args: &ModelArgs, why: &str) -> Result<(), Failure> {
     }
 }
 
+/// A model that must be a file, for verbs that say what is in it.
+#[cfg(feature = "full-cli")]
+pub(super) fn file(path: &Path) -> Result<Gguf, Failure> {
+    if Checkpoint::is_at(path) {
+        return Err(Failure::Engine(Error::Malformed {
+            path: path.to_owned(),
+            item: "model".into(),
+            expected: "a GGUF file".into(),
+            found: "the directory of a checkpoint, of which `bitnet convert` makes one".into(),
+        }));
+    }
+    Ok(Gguf::open(path, Access::Map)?)
+}
+
 /// A Hugging Face checkpoint, converted into memory.
 fn checkpoint(dir: &Path) -> Result<Gguf, Failure> {
     let checkpoint = Checkpoint::open(dir, &ConvertOptions::default())?;

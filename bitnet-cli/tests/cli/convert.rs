@@ -121,6 +121,20 @@ fn the_other_order_of_codes_is_refused_for_a_checkpoint() {
 }
 
 #[test]
+fn verbs_that_want_a_file_say_what_makes_one_of_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    write_checkpoint(dir.path(), 300);
+    let out = dir.path().join("out.gguf");
+    let [model, out] = [dir.path(), &out].map(|path| path.to_str().unwrap());
+    for ran in [bitnet(["inspect", model]), bitnet(["quantize", model, out, "--type", "i2_s"])] {
+        let says = format!(
+            "{model}: model: expected a GGUF file, found the directory of a checkpoint, of which `bitnet convert` makes one"
+        );
+        assert_eq!(ran.refused(3), says);
+    }
+}
+
+#[test]
 fn what_is_there_is_kept_unless_told_otherwise() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out.gguf");
