@@ -54,7 +54,7 @@ Flags:
       --no-mmap           read the model into memory instead of mapping it
       --weights WHERE     ternary weights: map (where the file has them), 2bit (copied into
                           large pages) or auto (a copy of what no cache holds; the default)
-      --i2s-layout L      order of I2_S codes: a, or b (bitnet.cpp on ARM since 2026)
+      --i2s-layout L      order of I2_S codes: a, or b (bitnet.cpp on ARM since November 2025)
       --tl-config FILE    a kernel_config.ini: tile sizes of TL1 and TL2 tensors
       --force             overwrite OUT
   -h, --help              this text
