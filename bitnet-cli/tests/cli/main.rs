@@ -23,6 +23,8 @@ mod doctor;
 #[cfg(feature = "full-cli")]
 mod eval;
 #[cfg(feature = "full-cli")]
+mod formats;
+#[cfg(feature = "full-cli")]
 mod golden;
 #[cfg(feature = "full-cli")]
 mod hostile;
