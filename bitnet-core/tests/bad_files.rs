@@ -282,19 +282,65 @@ fn refuses_shapes_that_are_none() {
 #[test]
 fn refuses_tensor_types_whose_size_nobody_can_tell() {
     let of_type = |ty| Raw::default().tensor("t", &[256], ty, 0).data(1024).refusal();
-    for removed_or_new in [4, 5, 40, 77, u32::MAX] {
-        assert_eq!(
-            of_type(removed_or_new),
-            format!("tensor t: tensor type {removed_or_new} is unknown to this program")
-        );
+    let again = "make the file again in a type like I2_S, TQ2_0, IQ2_BN, F16 or Q8_0";
+    for new in [40, 42, 77, u32::MAX] {
+        assert_eq!(of_type(new), format!("tensor t: type {new} is unknown to this program; {again}"));
     }
-    for (id, name) in [(37, "I8_S"), (136, "Q8_K64"), (142, "IQ2_TN")] {
-        let text = of_type(id);
-        assert!(
-            text.starts_with(&format!("tensor t: tensor type {id} ({name}) has no known size")),
-            "{text}"
-        );
+    let activations = "is for activations and does not belong in a file";
+    let withdrawn = "has been withdrawn by the program that wrote it";
+    for (id, name, why) in [
+        (4, "Q4_2", withdrawn),
+        (5, "Q4_3", withdrawn),
+        (37, "I8_S", activations),
+        (41, "Q1_0_G128", "is not one this program reads"),
+        (136, "Q8_K64", activations),
+        (142, "IQ2_TN", withdrawn),
+        (143, "IQ1_TN", withdrawn),
+        (147, "Q8_K16", activations),
+    ] {
+        assert_eq!(of_type(id), format!("tensor t: type {name} (id {id}) {why}; {again}"));
     }
+}
+
+/// TL2 is smaller: a file of bitnet.cpp's that does not say it is one has no room for what it is taken for.
+#[test]
+fn type_39_without_room_for_mxfp4_says_what_would_make_it_tl2() {
+    let spelled = "MXFP4 (id 39, which is TL2 only where general.architecture begins with bitnet or general.file_type is 39)";
+    let tl2 = |arch: &str| Raw::default().entry("general.architecture", STR, &string(arch));
+    let last = tl2("llama").tensor("t", &[320, 32], 39, 0).data(2528);
+    assert_eq!(
+        last.refusal(),
+        format!(
+            "tensor t: expected 5440 bytes at offset 0 of the tensor data, as type {spelled} has, found 2528 bytes of \
+             tensor data"
+        )
+    );
+    let two = tl2("llama").tensor("t", &[320, 32], 39, 0).tensor("u", &[320, 32], 39, 2528).data(9000);
+    assert_eq!(
+        two.refusal(),
+        format!(
+            "tensor u: expected bytes of its own, after the 5440 bytes of t at 160, as type {spelled} has, found \
+             offset 2688"
+        )
+    );
+    let odd = tl2("llama").tensor("t", &[333, 32], 39, 0).data(9000).refusal();
+    assert_eq!(
+        odd,
+        format!(
+            "tensor t: expected rows of a multiple of 32 weights, for type {spelled}, found shape [32, 333]"
+        )
+    );
+    accepted(&tl2("bitnet").tensor("t", &[320, 32], 39, 0).data(2528).bytes());
+    let marked = tl2("llama").entry("general.file_type", U32, &39u32.to_le_bytes());
+    accepted(&marked.tensor("t", &[320, 32], 39, 0).data(2528).bytes());
+}
+
+#[track_caller]
+fn accepted(bytes: &[u8]) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    fs::write(&path, bytes).unwrap();
+    Gguf::open(&path, Access::Read).unwrap();
 }
 
 #[test]

@@ -157,7 +157,10 @@ fn a_dense_matrix_among_ternary_ones() {
 fn a_head_of_its_own_in_another_type_than_the_embeddings() {
     let folder = tempfile::tempdir().unwrap();
     let model = synthesized(&folder, SynthShape::Hd96, "llama");
-    for ty in [DenseType::F32, DenseType::Q8_0, DenseType::Q4_0] {
+    for ty in [DenseType::F32, DenseType::F16, DenseType::Q8_0, DenseType::Q4_0, DenseType::IQ4_NL] {
         check(&with_dense(&folder, &model, "output.weight", ty), SPLITS);
     }
+    // Blocks of 256, which rows of 384 are not.
+    let model = synthesized(&folder, SynthShape::Tiny, "llama");
+    check(&with_dense(&folder, &model, "output.weight", DenseType::Q6_K), SPLITS);
 }

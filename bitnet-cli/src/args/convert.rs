@@ -38,7 +38,9 @@ Flags:
   -q, --quiet      nothing on stderr when all goes well
   -h, --help       this text
 
-Exit codes: 0 done, 1 failed (a full disk), 2 misused, 3 bad or unsupported checkpoint.
+Exit codes: 0 done, 1 failed (a full disk), 2 misused, 3 bad or unsupported checkpoint,
+130 interrupted. A run that is killed leaves OUT.gguf as it was; what it had written may stay
+beside it, as .OUT.gguf.NUMBERS.tmp.
 ";
 
 const FLAGS: &[Flag] = &[

@@ -36,7 +36,7 @@ Flags:
       --weights WHERE   ternary weights: map (where the file has them), 2bit or tri5
                         (copied into large pages, five to a byte) or auto (a copy of
                         what no cache holds, in the faster of the two; the default)
-      --i2s-layout L    order of I2_S codes: a, or b (bitnet.cpp on ARM since 2026)
+      --i2s-layout L    order of I2_S codes: a, or b (bitnet.cpp on ARM since November 2025)
       --tl-config FILE  a kernel_config.ini: tile sizes of TL1 and TL2 tensors
       --json            one JSON object instead of a table, with every wrong answer and a hash of
                         all logits: equal on every instruction set, thread count and batch size

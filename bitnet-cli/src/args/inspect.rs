@@ -39,7 +39,7 @@ Flags:
                         plausible; exit code 5 if neither is
       --tokenizer FILE  for --layout-test: a tokenizer.json, instead of the model's vocabulary
       --pre NAME        for --layout-test: pre-split rule, instead of the model's own
-      --i2s-layout L    order of I2_S codes: a, or b (bitnet.cpp on ARM since 2026)
+      --i2s-layout L    order of I2_S codes: a, or b (bitnet.cpp on ARM since November 2025)
       --tl-config FILE  a kernel_config.ini: tile sizes of TL1 and TL2 tensors
       --json            one JSON object
   -h, --help            this text

@@ -34,8 +34,8 @@ Flags:
       --embd T          embeddings and output as f16, q8_0 or q6_k (default: as they are)
       --absmean         make weights ternary that are not, by the rule of BitNet b1.58: for models
                         that were trained for it, and noise for any other
-      --i2s-layout L    order of I2_S codes in IN: a, or b (bitnet.cpp on ARM since 2026); OUT
-                        always has a
+      --i2s-layout L    order of I2_S codes in IN: a, or b (bitnet.cpp on ARM since November 2025);
+                        OUT always has a
       --tl-config FILE  a kernel_config.ini: tile sizes of TL1 and TL2 tensors
       --force           overwrite OUT
   -q, --quiet           nothing on stderr when all goes well

@@ -1,11 +1,12 @@
 //! `bitnet convert`: a checkpoint becomes a file.
 
-use bitnet_core::Access;
 use bitnet_core::gguf::Gguf;
 use bitnet_core::hf::Checkpoint;
+use bitnet_core::{Access, Error};
 
 use crate::args::ConvertArgs;
 use crate::exit::Failure;
+use crate::interrupt;
 use crate::output::note;
 use crate::progress::Progress;
 
@@ -20,13 +21,19 @@ pub(crate) fn convert(args: &ConvertArgs) -> Result<(), Failure> {
         return Err(Failure::misuse(&args.dir.display().to_string(), reason));
     }
     let checkpoint = Checkpoint::open(&args.dir, &args.options)?;
+    interrupt::watch();
     let mut progress = if args.quiet { None } else { Progress::new(format!("writing {out}")) };
-    checkpoint.write(&args.out, &mut |done, total| {
+    let ended = checkpoint.write(&args.out, &mut |done, total| {
         if let Some(progress) = &mut progress {
             progress.show(done, total);
         }
-    })?;
+        !interrupt::pressed()
+    });
     drop(progress);
+    match ended {
+        Err(Error::Io { .. }) if interrupt::pressed() => return Err(Failure::Interrupted),
+        ended => ended?,
+    }
     if !args.quiet {
         report(&checkpoint, &Gguf::open(&args.out, Access::Map)?)?;
     }

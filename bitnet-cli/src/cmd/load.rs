@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bitnet_core::gguf::Gguf;
 use bitnet_core::hf::{Checkpoint, ConvertOptions};
-use bitnet_core::quant::ternary::Reading;
+use bitnet_core::quant::ternary::{I2sLayout, Reading};
 use bitnet_core::quant::tl_tiles::TileTable;
 use bitnet_core::{Access, Error, Isa, LoadOptions, Model, SessionOptions, Tokenizer};
 
@@ -43,10 +43,35 @@ pub(crate) fn load(args: &ModelArgs) -> Result<Loaded, Failure> {
 /// The model alone, for verbs that need no text.
 pub(crate) fn load_model(path: &Path, args: &ModelArgs) -> Result<Model, Failure> {
     let options = load_options(args)?;
-    match Checkpoint::is_at(path) {
-        true => Ok(Model::from_gguf(checkpoint(path)?, &options)?),
-        false => Ok(Model::load(path, &options)?),
+    if !Checkpoint::is_at(path) {
+        return Ok(Model::load(path, &options)?);
     }
+    usual_order(args, &format!("{} is a checkpoint, whose weights are put in order a", path.display()))?;
+    Ok(Model::from_gguf(checkpoint(path)?, &options)?)
+}
+
+/// Refuses to read codes in the other order where they are known to be in the usual one: it would be another model.
+fn usual_order(args: &ModelArgs, why: &str) -> Result<(), Failure> {
+    match args.reading.i2s {
+        I2sLayout::A => Ok(()),
+        I2sLayout::B => {
+            Err(Failure::misuse("--i2s-layout b", &format!("{why}; the flag is for GGUF files that have b")))
+        }
+    }
+}
+
+/// A model that must be a file, for verbs that say what is in it.
+#[cfg(feature = "full-cli")]
+pub(super) fn file(path: &Path) -> Result<Gguf, Failure> {
+    if Checkpoint::is_at(path) {
+        return Err(Failure::Engine(Error::Malformed {
+            path: path.to_owned(),
+            item: "model".into(),
+            expected: "a GGUF file".into(),
+            found: "the directory of a checkpoint, of which `bitnet convert` makes one".into(),
+        }));
+    }
+    Ok(Gguf::open(path, Access::Map)?)
 }
 
 /// A Hugging Face checkpoint, converted into memory.
@@ -62,6 +87,7 @@ fn checkpoint(dir: &Path) -> Result<Gguf, Failure> {
 
 /// The model inside the binary.
 pub(crate) fn load_demo(args: &ModelArgs) -> Result<Model, Failure> {
+    usual_order(args, "the demo model is in order a")?;
     Ok(Model::from_gguf(demo::open()?, &load_options(args)?)?)
 }
 

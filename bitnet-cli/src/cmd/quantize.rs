@@ -3,10 +3,10 @@
 use std::fs;
 
 use bitnet_core::Error;
-use bitnet_core::gguf::{Access, Gguf};
+use bitnet_core::gguf::Gguf;
 use bitnet_core::quantize::{QuantizeOptions, Quantized, quantize as write};
 
-use super::load::reading;
+use super::load::{file, reading};
 use crate::args::QuantizeArgs;
 use crate::exit::Failure;
 use crate::interrupt;
@@ -19,7 +19,7 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<(), Failure> {
     if args.out.exists() && !args.force {
         return Err(Failure::misuse(&out, "the file exists (--force overwrites it)"));
     }
-    let source = Gguf::open(&args.source, Access::Map)?;
+    let source = file(&args.source)?;
     let options = QuantizeOptions {
         ty: args.ty,
         embd: args.embd,

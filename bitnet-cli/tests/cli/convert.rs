@@ -10,7 +10,7 @@ use crate::support::{Ran, bitnet, command};
 
 /// Writes a checkpoint of Microsoft's kind, of one layer and `n_vocab` tokens: bf16 embeddings, packed weights. Its
 /// numbers follow from their positions.
-fn write_checkpoint(dir: &Path, n_vocab: usize) {
+pub(crate) fn write_checkpoint(dir: &Path, n_vocab: usize) {
     let (n_embd, n_ff, n_kv) = (256, 512, 128);
     let layer = |name: &str| format!("model.layers.0.{name}.weight");
     let mut tensors = vec![
@@ -95,6 +95,105 @@ fn a_checkpoint_runs_as_it_is_and_as_the_file_it_becomes() {
         json["tokens"].clone()
     };
     assert_eq!(run(dir.path()), run(&out));
+}
+
+/// The `tokenizer.json` of a byte-level vocabulary: 256 bytes, a few merges, a token that begins every text.
+fn write_tokenizer(dir: &Path) {
+    let printable = |b: u8| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let spelt = |byte: u8| match printable(byte) {
+        true => char::from(byte),
+        false => char::from_u32(0x100 + (0..byte).filter(|&b| !printable(b)).count() as u32).unwrap(),
+    };
+    let mut vocab: Map<String, _> = (0..=255u8).map(|b| (spelt(b).to_string(), json!(b))).collect();
+    // The last one only under a rule that leaves punctuation with the word after it, as this one does.
+    let merges = [["l", "l"], ["H", "e"], ["He", "ll"], ["Ġ", "w"], ["1", "2"], ["(", "w"]];
+    vocab.extend(merges.iter().enumerate().map(|(i, merge)| (merge.concat(), json!(256 + i))));
+    let words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+        "added_tokens": [{"id": 262, "content": "<|bos|>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": words}, "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]},
+        "post_processor": {"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<|bos|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<|bos|>": {"id": "<|bos|>", "ids": [262], "tokens": ["<|bos|>"]}}},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": true,
+            "vocab": vocab, "merges": merges},
+    });
+    fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+}
+
+/// One takes its tokens from tokenizer.json, the other from the vocabulary that was made of it.
+#[test]
+fn a_checkpoint_understands_text_as_the_file_it_becomes_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.gguf");
+    write_checkpoint(dir.path(), 263);
+    write_tokenizer(dir.path());
+    assert!(convert(dir.path(), &out, &[]).stderr.ends_with("263 tokens, words cut by llama-bpe\n"));
+    let run = |model: &Path| {
+        let prompt = ["run", "-m", model.to_str().unwrap(), "-p", "Hello world, 12 é(wo"];
+        let ran = bitnet(prompt.into_iter().chain("-n 20 --greedy --json -q".split(' ')));
+        let json: serde_json::Value = serde_json::from_str(ran.done()).unwrap();
+        ["prompt_tokens", "tokens", "text"].map(|key| json[key].clone())
+    };
+    let [prompt, tokens, text] = run(dir.path());
+    let bytes = |text: &str| text.bytes().map(u64::from).collect::<Vec<_>>();
+    let expected = [
+        &[262, 258][..],
+        &bytes("o"),
+        &[259],
+        &bytes("orld,"),
+        &[0x20, 260, 0x20, 0xc3, 0xa9, 261],
+        &bytes("o"),
+    ]
+    .concat();
+    assert_eq!(prompt, json!(expected));
+    assert!(tokens.as_array().is_some_and(|ids| ids.len() == 20), "{tokens}");
+    assert!(text.as_str().is_some_and(|text| !text.is_empty()), "{text}");
+    assert_eq!(run(&out), [prompt, tokens, text]);
+}
+
+/// Its weights are put in order a as it is loaded: read in order b they would be another model.
+#[test]
+fn the_other_order_of_codes_is_refused_for_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    write_checkpoint(dir.path(), 300);
+    let model = dir.path().to_str().unwrap();
+    let run = |line: &str| bitnet(line.split(' ').chain(["-m", model]));
+    let record = format!("parity --record {model}/log --tokens 1 -n 1");
+    for verb in ["run --tokens 1 -n 1", "bench -p 1 -n 1 -r 1", &record] {
+        let says = format!(
+            "--i2s-layout b: {model} is a checkpoint, whose weights are put in order a; the flag is for GGUF files \
+             that have b"
+        );
+        assert_eq!(run(&format!("{verb} --i2s-layout b")).refused(2), says, "{verb}");
+    }
+    run("run --tokens 1 -n 1 -q --i2s-layout a").done();
+    let demo = bitnet("run -p 2+2= --i2s-layout b".split(' '));
+    assert!(
+        !cfg!(feature = "demo")
+            || demo.refused(2).starts_with("--i2s-layout b: the demo model is in order a")
+    );
+}
+
+#[test]
+fn verbs_that_want_a_file_say_what_makes_one_of_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    write_checkpoint(dir.path(), 300);
+    let out = dir.path().join("out.gguf");
+    let [model, out] = [dir.path(), &out].map(|path| path.to_str().unwrap());
+    for ran in [bitnet(["inspect", model]), bitnet(["quantize", model, out, "--type", "i2_s"])] {
+        let says = format!(
+            "{model}: model: expected a GGUF file, found the directory of a checkpoint, of which `bitnet convert` makes one"
+        );
+        assert_eq!(ran.refused(3), says);
+    }
 }
 
 #[test]

@@ -155,7 +155,7 @@ const CASES: &[Case] = &[
         |f| put(f, "t1.weight", DIMS, &[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]),
         "tensor t1.weight: expected at most 281474976710656 weights",
     ),
-    ("type", |f| put(f, "t1.weight", TYPE, &[77]), "tensor t1.weight: tensor type 77 is unknown"),
+    ("type", |f| put(f, "t1.weight", TYPE, &[77]), "tensor t1.weight: type 77 is unknown"),
     (
         "rows of blocks",
         |f| put(f, "t1.weight", TYPE, &[35]),

@@ -9,6 +9,7 @@ use std::process::Stdio;
 use crate::golden::{Golden, LINES, with_switches};
 use crate::support::{Ran, command};
 use bitnet_core::Isa;
+use bitnet_core::kernels::Kernels;
 use bitnet_core::parity::Log;
 use serde_json::Value;
 
@@ -116,7 +117,7 @@ fn parity_lines_are_bitnet_cpps_tokens_and_logits_bit_for_bit() {
 }
 
 /// Tensor, format, kernel and shape of every dispatch line; nothing else may be there.
-fn dispatches(stderr: &str) -> Vec<[String; 4]> {
+pub(crate) fn dispatches(stderr: &str) -> Vec<[String; 4]> {
     let one = |line: &str| {
         let rest = line.strip_prefix("quant_dispatch: tensor=").unwrap_or_else(|| panic!("{line}"));
         let (tensor, rest) = rest.split_once(" format=").unwrap();
@@ -155,10 +156,7 @@ fn matrices(golden: &Golden, isa: Isa) -> Vec<[String; 4]> {
     let matrix = |tensor: &Value| {
         let format = tensor["format"].as_str()?;
         let shape: Vec<u64> = tensor["shape"].as_array()?.iter().filter_map(Value::as_u64).collect();
-        let kernel = match (tensor["type"].as_str()?, isa) {
-            ("I2_S", Isa::Avx512) => "avx512vnni",
-            _ => isa.name(),
-        };
+        let kernel = if tensor["type"] == "I2_S" { ternary_kernel(isa) } else { isa.name() };
         if Some(&isa) == Isa::available().last() {
             assert_eq!(tensor["kernel"], kernel, "inspect names the kernel of the best instruction set");
         }
@@ -166,6 +164,16 @@ fn matrices(golden: &Golden, isa: Isa) -> Vec<[String; 4]> {
         Some([name, format, kernel, &format!("{shape:?}")].map(str::to_owned))
     };
     answer["tensors"].as_array().unwrap().iter().filter_map(matrix).collect()
+}
+
+/// The name of the ternary kernel of `isa`.
+pub(crate) fn ternary_kernel(isa: Isa) -> &'static str {
+    match isa {
+        Isa::Scalar => "scalar",
+        Isa::Neon => Kernels::for_isa(isa).unwrap().ternary_name(), // one of two, as the CPU has it
+        Isa::Avx2 => "avx2",
+        Isa::Avx512 => "avx512vnni",
+    }
 }
 
 /// Microseconds of the four lines of every token; nothing else may be there.

@@ -23,6 +23,8 @@ mod doctor;
 #[cfg(feature = "full-cli")]
 mod eval;
 #[cfg(feature = "full-cli")]
+mod formats;
+#[cfg(feature = "full-cli")]
 mod golden;
 #[cfg(feature = "full-cli")]
 mod hostile;
@@ -30,6 +32,8 @@ mod hostile;
 mod inspect;
 #[cfg(feature = "full-cli")]
 mod instrument;
+#[cfg(all(unix, feature = "full-cli"))]
+mod interrupt;
 #[cfg(feature = "full-cli")]
 mod parity;
 #[cfg(feature = "full-cli")]

@@ -1,15 +1,14 @@
 //! `bitnet quantize`: the same model in other words, or no file at all.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::golden::with_switches;
 use crate::support::{Ran, bitnet, command};
 use crate::tiny::tiny;
 
-fn quantize(from: &Path, to: &Path, line: &str) -> Ran {
+pub(crate) fn quantize(from: &Path, to: &Path, line: &str) -> Ran {
     bitnet(args(from, to, line))
 }
 
@@ -18,66 +17,6 @@ fn args(from: &Path, to: &Path, line: &str) -> Vec<String> {
     args.extend([from, to].map(|path| path.to_str().expect("temporary folders are UTF-8").to_owned()));
     args.extend(line.split_whitespace().map(str::to_owned));
     args
-}
-
-/// What the model says, as ids.
-fn says(model: &Path, line: &str) -> String {
-    let model = model.to_str().unwrap();
-    let line = format!("run -m {model} --tokens 5,6,7 -n 12 --greedy --json --quiet {line}");
-    let object: serde_json::Value = serde_json::from_str(bitnet(line.split_whitespace()).done()).unwrap();
-    object["tokens"].to_string()
-}
-
-#[test]
-fn every_format_says_the_same_on_every_instruction_set() {
-    let folder = tempfile::tempdir().unwrap();
-    let plain = folder.path().join("i2_s.gguf");
-    // The scales are in half precision once, so that no format changes them.
-    let half = folder.path().join("half.gguf");
-    quantize(tiny(), &half, "--type tq2_0").done();
-    quantize(&half, &plain, "--type i2_s").done();
-    let expected = says(&plain, "");
-    assert!(expected.contains(','), "{expected}");
-
-    let shapes: Vec<[u64; 2]> = {
-        let ran = bitnet(["inspect", plain.to_str().unwrap(), "--json"]);
-        let object: serde_json::Value = serde_json::from_str(ran.done()).unwrap();
-        let matrices = object["tensors"].as_array().unwrap().iter().filter(|t| t["type"] == "I2_S");
-        matrices.map(|t| [0, 1].map(|i| t["shape"][i].as_u64().unwrap())).collect()
-    };
-    let config = |bk: u64| -> PathBuf {
-        let path = folder.path().join(format!("kernel_config_{bk}.ini"));
-        let section =
-            |[m, k]: &[u64; 2]| format!("[Kernels]\nm = {m}\nk = {k}\nbm = 32\nbk = {bk}\nbmm = 32\n");
-        let mut sections: Vec<String> = shapes.iter().map(section).collect();
-        sections.sort_unstable();
-        sections.dedup();
-        fs::write(&path, sections.concat()).unwrap();
-        path
-    };
-    for ty in ["i2_s", "tl1", "tl2", "tq1_0", "tq2_0", "iq1_bn", "iq2_bn"] {
-        let path = folder.path().join(format!("{ty}-again.gguf"));
-        let flags = match ty {
-            "tl1" => format!("--tl-config {}", config(64).display()),
-            "tl2" => format!("--tl-config {}", config(96).display()),
-            _ => String::new(),
-        };
-        let ran = quantize(&plain, &path, &format!("--type {ty} {flags}"));
-        assert_eq!(ran.done(), "");
-        assert!(ran.stderr.contains("reads back the same") && !ran.stderr.contains("rounds"), "{ran:?}");
-        for isa in ["scalar", "auto"] {
-            assert_eq!(says(&path, &format!("--isa {isa} {flags}")), expected, "{ty} on {isa}");
-        }
-        if cfg!(feature = "instrument") {
-            let line = format!("run -m {} --tokens 5 -n 1 --quiet {flags}", path.display());
-            let ran: Ran = with_switches(line.split_whitespace(), &[("BITNET_TRACE_QUANT", "1")])
-                .output()
-                .unwrap()
-                .into();
-            let format = if ty == "i2_s" { "QK256".to_owned() } else { ty.to_uppercase() };
-            assert!(ran.stderr.contains(&format!("format={format} kernel=")), "{ty}: {ran:?}");
-        }
-    }
 }
 
 #[test]

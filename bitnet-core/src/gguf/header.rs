@@ -32,6 +32,9 @@ const MAX_DIM: u64 = 1 << 40;
 const MAX_ELEMENTS: u64 = 1 << 48;
 const MAX_ALIGNMENT: u64 = 65_536;
 
+/// What to do with a model in a type that nothing here can measure.
+const AGAIN: &str = "make the file again in a type like I2_S, TQ2_0, IQ2_BN, F16 or Q8_0";
+
 /// What a header says, every part of it checked against the file.
 pub(super) struct Header {
     pub(super) version: u32,
@@ -193,11 +196,13 @@ fn read_tensor(
     let (shape, id, offset) = read_shape(r).map_err(|fault| fault.at(path, item()))?;
     let unsupported = |reason| Error::Unsupported { path: path.to_owned(), item: item(), reason };
     let ty = TensorType::from_id(id, family)
-        .ok_or_else(|| unsupported(format!("tensor type {id} is unknown to this program")))?;
-    let needs = ty.row_rule().ok_or_else(|| {
-        unsupported(format!("tensor type {id} ({ty}) has no known size and does not belong in a file"))
-    })?;
+        .ok_or_else(|| unsupported(format!("type {id} is unknown to this program; {AGAIN}")))?;
+    if let Some(why) = ty.why_unknown() {
+        return Err(unsupported(format!("type {} {why}; {AGAIN}", ty.spelled())));
+    }
     let n_bytes = ty.n_bytes(&shape).ok_or_else(|| {
+        let needs = ty.row_rule().unwrap_or_default();
+        let ty = if ty == TensorType::MXFP4 { ty.spelled() } else { ty.to_string() };
         Fault::new(format!("{needs}, for type {ty}"), format!("shape {shape:?}")).at(path, item())
     })?;
     if !offset.is_multiple_of(alignment) {
@@ -242,9 +247,17 @@ fn place(info: &mut TensorInfo, data_offset: u64, file_len: u64) -> Result<(), F
             Ok(())
         }
         _ => Err(Fault::new(
-            format!("{} bytes at offset {} of the tensor data", info.n_bytes, info.offset),
+            format!("{} bytes at offset {} of the tensor data{}", info.n_bytes, info.offset, doubt(info)),
             format!("{} bytes of tensor data", file_len.saturating_sub(data_offset)),
         )),
+    }
+}
+
+/// What else a tensor may be whose size does not fit, in words that follow the size: TL2 is smaller than MXFP4.
+fn doubt(info: &TensorInfo) -> String {
+    match info.ty {
+        TensorType::MXFP4 => format!(", as type {} has", info.ty.spelled()),
+        _ => String::new(),
     }
 }
 
@@ -253,8 +266,13 @@ fn check_overlap(path: &Path, tensors: &[TensorInfo]) -> Result<()> {
     by_offset.sort_by_key(|info| info.offset);
     for (a, b) in by_offset.iter().zip(by_offset.iter().skip(1)) {
         if a.offset.saturating_add(a.n_bytes) > b.offset {
-            let expected =
-                format!("bytes of its own, after the {} bytes of {} at {}", a.n_bytes, a.name, a.offset);
+            let expected = format!(
+                "bytes of its own, after the {} bytes of {} at {}{}",
+                a.n_bytes,
+                a.name,
+                a.offset,
+                doubt(a)
+            );
             return Err(
                 Fault::new(expected, format!("offset {}", b.offset)).at(path, format!("tensor {}", b.name))
             );

@@ -39,6 +39,13 @@ impl TensorInfo {
         n_elements(&self.shape).unwrap_or(0)
     }
 
+    /// Rows and columns, if it is a matrix. A file may write more dimensions, of 1 each, which come first here.
+    #[must_use]
+    pub fn matrix(&self) -> Option<[usize; 2]> {
+        let (ones, matrix) = self.shape.split_last_chunk()?;
+        ones.iter().all(|&n| n == 1).then_some(*matrix)
+    }
+
     pub(super) fn byte_range(&self) -> Option<Range<usize>> {
         let end = usize::try_from(self.offset.checked_add(self.n_bytes)?).ok()?;
         Some(usize::try_from(self.offset).ok()?..end)
@@ -63,9 +70,16 @@ enum Size {
     Quarter(u64),
     /// Triples of weights in five bits, then 32 bytes that begin with the scale.
     Tl2,
-    /// Never written to files, or not publicly defined.
-    Unknown,
+    /// Not to be had from its number; why, in words that follow the name.
+    Unknown(&'static str),
 }
+
+/// Types that hold activations while a model runs.
+const ACTIVATIONS: &str = "is for activations and does not belong in a file";
+/// Types that their own program reads no more.
+const WITHDRAWN: &str = "has been withdrawn by the program that wrote it";
+/// Types that are weights elsewhere.
+const ELSEWHERE: &str = "is not one this program reads";
 
 /// One line for each type, so that number, name and size cannot disagree.
 macro_rules! tensor_types {
@@ -106,6 +120,8 @@ tensor_types! {
     F16         1 "F16"       Size::Blocks(1, 2),      "16-bit float, IEEE binary16.";
     Q4_0        2 "Q4_0"      Size::Blocks(32, 18),    "4 bits, one scale for 32 weights.";
     Q4_1        3 "Q4_1"      Size::Blocks(32, 20),    "4 bits, scale and minimum for 32.";
+    Q4_2        4 "Q4_2"      Size::Unknown(WITHDRAWN), "4 bits, one scale for 16; withdrawn by llama.cpp.";
+    Q4_3        5 "Q4_3"      Size::Unknown(WITHDRAWN), "4 bits, scale and minimum for 16; withdrawn by llama.cpp.";
     Q5_0        6 "Q5_0"      Size::Blocks(32, 22),    "5 bits, one scale for 32.";
     Q5_1        7 "Q5_1"      Size::Blocks(32, 24),    "5 bits, scale and minimum for 32.";
     Q8_0        8 "Q8_0"      Size::Blocks(32, 34),    "8 bits, one scale for 32.";
@@ -137,18 +153,18 @@ tensor_types! {
     TQ1_0      34 "TQ1_0"     Size::Blocks(256, 54),   "Ternary, five weights in a byte, one scale for 256 (llama.cpp).";
     TQ2_0      35 "TQ2_0"     Size::Blocks(256, 66),   "Ternary, two bits, one scale for 256 (llama.cpp).";
     I2_S       36 "I2_S"      Size::Quarter(64),       "Ternary, two bits, one scale for the tensor (bitnet.cpp).";
-    I8_S       37 "I8_S"      Size::Unknown,           "8-bit activations of bitnet.cpp; never in a file.";
+    I8_S       37 "I8_S"      Size::Unknown(ACTIVATIONS),           "8-bit activations of bitnet.cpp; never in a file.";
     TL1        38 "TL1"       Size::Quarter(4),        "Ternary, pairs in nibbles, in tiles (bitnet.cpp on ARM).";
     TL2        39 "TL2"       Size::Tl2,               "Ternary, triples in five bits, in tiles (bitnet.cpp on x86).";
     MXFP4      39 "MXFP4"     Size::Blocks(32, 17),    "4-bit float, one exponent for 32 (llama.cpp, ik_llama.cpp).";
-    Q1_0_G128  41 "Q1_0_G128" Size::Unknown,           "One bit, one scale for 128 (ik_llama.cpp).";
+    Q1_0_G128  41 "Q1_0_G128" Size::Unknown(ELSEWHERE),           "One bit, one scale for 128 (ik_llama.cpp).";
     Q6_0      133 "Q6_0"      Size::Blocks(32, 26),    "6 bits, one scale for 32 (ik_llama.cpp).";
     IQ1_BN    134 "IQ1_BN"    Size::RowHeader(2, 64, 13), "Ternary, 1.625 bits, one f16 scale for a row (ik_llama.cpp).";
     IQ2_BN    135 "IQ2_BN"    Size::RowHeader(4, 64, 16), "Ternary, two bits, one f32 scale for a row (ik_llama.cpp).";
-    Q8_K64    136 "Q8_K64"    Size::Unknown,           "8-bit activations of ik_llama.cpp; never in a file.";
-    IQ2_TN    142 "IQ2_TN"    Size::Unknown,           "Ternary, withdrawn by ik_llama.cpp.";
-    IQ1_TN    143 "IQ1_TN"    Size::Unknown,           "Ternary, withdrawn by ik_llama.cpp.";
-    Q8_K16    147 "Q8_K16"    Size::Unknown,           "8-bit activations of ik_llama.cpp; never in a file.";
+    Q8_K64    136 "Q8_K64"    Size::Unknown(ACTIVATIONS),           "8-bit activations of ik_llama.cpp; never in a file.";
+    IQ2_TN    142 "IQ2_TN"    Size::Unknown(WITHDRAWN),           "Ternary, withdrawn by ik_llama.cpp.";
+    IQ1_TN    143 "IQ1_TN"    Size::Unknown(WITHDRAWN),           "Ternary, withdrawn by ik_llama.cpp.";
+    Q8_K16    147 "Q8_K16"    Size::Unknown(ACTIVATIONS),           "8-bit activations of ik_llama.cpp; never in a file.";
     IQ2_BN_R4 335 "IQ2_BN_R4" Size::RowHeader(4, 64, 16), "IQ2_BN, four rows interleaved (ik_llama.cpp).";
 }
 
@@ -185,7 +201,7 @@ impl TensorType {
             }
             Size::Quarter(_) => n.checked_div(4)?.checked_add(TAIL),
             Size::Tl2 => tl2_bytes(k, rows),
-            Size::Unknown => None,
+            Size::Unknown(_) => None,
         }
     }
 
@@ -201,8 +217,27 @@ impl TensorType {
                 Some(format!("rows of a multiple of {block} weights"))
             }
             Size::Tl2 => Some(format!("rows of at least {TL2_MIN_ROW} weights")),
-            Size::Unknown => None,
+            Size::Unknown(_) => None,
         }
+    }
+
+    /// Why the size of such a tensor is not known, in words that follow the type's name; `None` if it is.
+    pub(super) fn why_unknown(self) -> Option<&'static str> {
+        match self.size() {
+            Size::Unknown(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// Its name and number, as a refusal spells them; of MXFP4 also what would have made it TL2.
+    pub(crate) fn spelled(self) -> String {
+        let other = match self {
+            TensorType::MXFP4 => {
+                ", which is TL2 only where general.architecture begins with bitnet or general.file_type is 39"
+            }
+            _ => "",
+        };
+        format!("{self} (id {}{other})", self.id())
     }
 
     fn fits(self, shape: &[usize]) -> bool {
@@ -216,7 +251,7 @@ impl TensorType {
                 k.is_multiple_of(block)
             }
             Size::Tl2 => k >= TL2_MIN_ROW,
-            Size::Unknown => false,
+            Size::Unknown(_) => false,
         }
     }
 }
@@ -295,6 +330,18 @@ mod tests {
     }
 
     #[test]
+    fn dimensions_of_1_do_not_make_a_matrix_something_else() {
+        let matrix = |shape: &[usize]| {
+            let (name, shape) = (String::new(), shape.to_vec());
+            TensorInfo { name, ty: F32, shape, shard: 0, offset: 0, n_bytes: 0 }.matrix()
+        };
+        assert_eq!(matrix(&[2, 3]), Some([2, 3]));
+        assert_eq!(matrix(&[1, 1, 2, 3]), Some([2, 3]));
+        assert_eq!(matrix(&[1, 3]), Some([1, 3]));
+        assert_eq!((matrix(&[3]), matrix(&[2, 1, 3])), (None, None));
+    }
+
+    #[test]
     fn a_number_means_one_type_in_each_family() {
         for family in [Family::BitNet, Family::Other] {
             for &ty in TensorType::ALL {
@@ -304,7 +351,7 @@ mod tests {
         }
         assert_eq!(TensorType::from_id(39, Family::BitNet), Some(TL2));
         assert_eq!(TensorType::from_id(39, Family::Other), Some(MXFP4));
-        assert_eq!(TensorType::from_id(4, Family::Other), None);
+        assert_eq!(TensorType::from_id(40, Family::Other), None);
         assert_eq!(format!("{:>6}|", TL1), "   TL1|");
     }
 }

@@ -21,7 +21,7 @@ mod safetensors;
 mod vocabulary;
 mod weights;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -136,12 +136,13 @@ impl Checkpoint {
 
     /// Writes a GGUF file; a file that is there already is replaced once the new one is whole.
     ///
-    /// `progress` is told the bytes written and the bytes to be written, now and then.
+    /// `progress` is told the bytes written and the bytes to be written, now and then; when it returns false, this ends
+    /// with an error of the kind `Interrupted`.
     ///
     /// # Errors
     /// If weights are not what the plan took them for, no rule for cutting text reproduces `tokenizer.json`, or the
     /// system refuses. The file is then as it was before.
-    pub fn write(&self, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+    pub fn write(&self, path: &Path, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<()> {
         let pre = match (&self.vocabulary, &self.pre) {
             (Some(_), Some(name)) => Some(name.clone()),
             (Some(vocabulary), None) => vocabulary.rule()?.map(str::to_owned),
@@ -149,7 +150,15 @@ impl Checkpoint {
         };
         let writer = self.header(pre.as_deref())?;
         let total = writer.tensor_bytes();
-        writer.write_file(path, |out| self.tensors(out, &mut |done| progress(done, total)))
+        let mut go_on = |done| match progress(done, total) {
+            true => Ok(()),
+            false => Err(Error::Io {
+                path: path.to_owned(),
+                action: "write",
+                source: ErrorKind::Interrupted.into(),
+            }),
+        };
+        writer.write_file(path, |out| self.tensors(out, &mut go_on))
     }
 
     /// The same model in memory. Its vocabulary names no rule for cutting text: use [`Checkpoint::tokenizer_at`].
@@ -159,7 +168,11 @@ impl Checkpoint {
     pub fn load(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Gguf> {
         let writer = self.header(self.pre.as_deref())?;
         let total = writer.tensor_bytes();
-        Gguf::in_memory(&self.dir, writer, |out| self.tensors(out, &mut |done| progress(done, total)))
+        let mut go_on = |done| {
+            progress(done, total);
+            Ok(())
+        };
+        Gguf::in_memory(&self.dir, writer, |out| self.tensors(out, &mut go_on))
     }
 
     /// Metadata and the declaration of every tensor.
@@ -177,12 +190,17 @@ impl Checkpoint {
         Ok(writer)
     }
 
-    fn tensors<W: Write>(&self, out: &mut TensorWriter<W>, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    /// The bytes of every tensor; `go_on` is told how many are done.
+    fn tensors<W: Write>(
+        &self,
+        out: &mut TensorWriter<W>,
+        go_on: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
         let mut done = 0;
         for tensor in &self.plan.tensors {
             weights::write(&self.files, tensor, out, &mut |n| {
                 done += n as u64;
-                progress(done);
+                go_on(done)
             })?;
         }
         Ok(())

@@ -15,16 +15,16 @@ use crate::quant::{hf_packed, i2s, iq_bn};
 /// Weights read or written together, about.
 const CHUNK: usize = 1 << 20;
 
-/// Writes tensor `planned`, whose turn it is; `wrote` is told of every piece.
+/// Writes tensor `planned`, whose turn it is; `wrote` is told of every piece, and can end it there.
 pub(super) fn write<W: Write>(
     files: &Safetensors,
     planned: &Planned,
     out: &mut TensorWriter<W>,
-    wrote: &mut dyn FnMut(usize),
+    wrote: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<()> {
     let mut put = |bytes: &[u8]| {
-        wrote(bytes.len());
-        out.chunk(bytes)
+        out.chunk(bytes)?;
+        wrote(bytes.len())
     };
     match &planned.from {
         Source::Values(values) => put(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()),

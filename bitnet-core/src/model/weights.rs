@@ -8,7 +8,7 @@ use super::config::{Arch, Config};
 use super::matrix::{Format, Matrix, place, tensor};
 use super::operand::Wants;
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, TensorInfo};
 use crate::kernels::Kernels;
 use crate::quant::dense::{self, DenseType};
 use crate::quant::ternary::Reading;
@@ -93,7 +93,8 @@ impl Weights {
             .collect::<Result<Vec<_>>>()?;
         let token_embd = matrix("token_embd.weight".into(), n_vocab, n_embd)?;
         if matches!(token_embd.format(), Format::Ternary { .. }) {
-            return Err(unsupported(gguf, token_embd.name(), "embeddings cannot be ternary"));
+            let info = gguf.tensor(token_embd.name()).expect("it was just found").info;
+            return Err(ternary_embeddings(gguf, info));
         }
         // bitnet.cpp multiplies with the embeddings in these architectures even where the file has an output matrix
         // (the first upload of 2B-4T repeats the embeddings there), so that is what parity demands.
@@ -150,7 +151,8 @@ impl Weights {
             }
         }
         match gguf.tensors().iter().find(|t| !known.contains(&t.name)) {
-            Some(t) => Err(unsupported(gguf, &t.name, "this architecture has no such tensor here")),
+            Some(t) => Err(outer_scale(gguf, t)
+                .unwrap_or_else(|| unsupported(gguf, &t.name, "this architecture has no such tensor here"))),
             None => Ok(()),
         }
     }
@@ -204,12 +206,36 @@ fn vector(gguf: &Gguf, name: &str, n: usize) -> Result<Vec<f32>> {
     let ty = DenseType::from_id(tensor.info.ty.id())
         .filter(|ty| matches!(ty, DenseType::F32 | DenseType::F16 | DenseType::BF16))
         .ok_or_else(|| {
-            let reason = format!("expected F32, F16 or BF16, found {}", tensor.info.ty.name());
+            let found = tensor.info.ty.spelled();
+            let reason =
+                format!("expected F32, F16 or BF16, found {found}: convert the model with it in one of them");
             unsupported(gguf, name, &reason)
         })?;
     let mut values = vec![0.0; n];
     dense::dequantize_row(ty, tensor.bytes, &mut values);
     Ok(values)
+}
+
+/// The refusal of ternary embeddings, a known mistake of converters.
+pub(crate) fn ternary_embeddings(gguf: &Gguf, info: &TensorInfo) -> Error {
+    let reason = format!(
+        "embeddings cannot be ternary, and these are {}: convert the model with them in F16, Q8_0 or Q6_K",
+        info.ty
+    );
+    unsupported(gguf, &info.name, &reason)
+}
+
+/// The refusal of `blk.N.attn_q.scale` and its like; `None` for any other tensor.
+///
+/// Files from before I2_S had their scales there, to multiply what a matrix gives.
+pub(crate) fn outer_scale(gguf: &Gguf, info: &TensorInfo) -> Option<Error> {
+    info.name.strip_prefix("blk.")?.strip_suffix(".scale")?;
+    let reason = format!(
+        "type {} holds a scale outside its matrix, as files from before I2_S do, and this engine does not multiply \
+         by it: convert the model's checkpoint again",
+        info.ty
+    );
+    Some(unsupported(gguf, &info.name, &reason))
 }
 
 fn unsupported(gguf: &Gguf, tensor: &str, reason: &str) -> Error {

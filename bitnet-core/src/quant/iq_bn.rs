@@ -246,7 +246,7 @@ fn packed_bytes(n_bytes: Option<usize>, codes: &[i8], rows: usize, cols: usize, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::testing::{Rng, row_splits};
+    use crate::quant::testing::{Rng, pack_iq2_bn_r4, row_splits};
 
     #[test]
     fn iq1_bn_packs_the_worked_example() {
@@ -301,21 +301,6 @@ mod tests {
         assert_eq!((&codes[..], scales), (&expected[..], [0.75, 0.5, 0.5, 0.25]));
     }
 
-    /// The interleaved form, one weight at a time from its closed form.
-    fn pack_r4_naively(codes: &[i8], rows: usize, cols: usize, scales: &[f32]) -> Vec<u8> {
-        let mut bytes = vec![0; rows * (4 + cols / 4)];
-        for row in 0..rows {
-            let (group, k) = (row / 4 * (16 + cols), row % 4);
-            bytes[group + 4 * k..][..4].copy_from_slice(&scales[row].to_le_bytes());
-            for col in 0..cols {
-                let (ib, l, s, i) = (col / 64, col % 64 / 16, col % 16 / 4, col % 4);
-                let code = (codes[row * cols + col] + 1) as u8;
-                bytes[group + 16 + 64 * ib + 16 * l + 4 * k + i] |= code << (2 * s);
-            }
-        }
-        bytes
-    }
-
     type Unpack = fn(&[u8], usize, usize, Range<usize>, &mut [i8], &mut [f32]) -> Result<(), CodeError>;
 
     #[test]
@@ -332,7 +317,7 @@ mod tests {
             assert_eq!(Some(packed[0].0.len()), iq1_bn_bytes(rows, cols));
             assert_eq!(Some(packed[1].0.len()), iq2_bn_bytes(rows, cols));
             if rows % 4 == 0 {
-                packed.push((pack_r4_naively(&codes, rows, cols, &scales), unpack_iq2_bn_r4));
+                packed.push((pack_iq2_bn_r4(&codes, rows, cols, &scales), unpack_iq2_bn_r4));
             }
             for (bytes, unpack) in packed {
                 for range in row_splits(rows) {
@@ -354,7 +339,7 @@ mod tests {
         bytes[2 * 36 + 4 + 16 + 5] = 0x75; // weight 37 of the block
         assert_eq!(unpack_iq2_bn(&bytes, 4, 128, 0..4, &mut codes, &mut scales), Err(three));
 
-        let mut bytes = pack_r4_naively(&vec![0; 4 * 128], 4, 128, &scales);
+        let mut bytes = pack_iq2_bn_r4(&vec![0; 4 * 128], 4, 128, &scales);
         bytes[16 + 64 + 32 + 8 + 1] = 0x5d; // l = 2, k = 2, s = 1, i = 1
         assert_eq!(unpack_iq2_bn_r4(&bytes, 4, 128, 0..4, &mut codes, &mut scales), Err(three));
 

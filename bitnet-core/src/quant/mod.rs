@@ -8,6 +8,8 @@ pub mod hf_packed;
 pub mod i2s;
 pub mod i2s_layouts;
 pub mod iq_bn;
+#[cfg(test)]
+mod pairs;
 pub mod scales;
 pub mod ternary;
 #[cfg(test)]

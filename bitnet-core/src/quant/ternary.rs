@@ -108,6 +108,13 @@ impl Packing {
         }))
     }
 
+    /// Whether tensors of this type are ternary, in whatever shape.
+    #[must_use]
+    pub fn is_of(ty: TensorType) -> bool {
+        // Tiles that are not known are those of a ternary type.
+        !matches!(Packing::of(ty, 0, 0, &Reading::default()), Ok(None))
+    }
+
     /// How many weights share a scale.
     #[must_use]
     pub fn grain(self) -> Grain {
@@ -130,6 +137,15 @@ impl Packing {
         match self.grain() {
             Grain::Block => cols / tq::BLOCK_LEN,
             Grain::Tensor | Grain::Row => 1,
+        }
+    }
+
+    /// These scales as [`pack`](Packing::pack) takes them; `None` if they are finer than this format has room for.
+    #[must_use]
+    pub fn spread(self, scales: &Scales, (rows, cols): (usize, usize)) -> Option<Vec<f32>> {
+        match (self.grain(), scales) {
+            (Grain::Tensor, Scales::Rows(_) | Scales::Blocks(_)) => None,
+            _ => scales.spread(rows, self.scales_per_row(cols)),
         }
     }
 
@@ -282,50 +298,6 @@ mod tests {
         TensorType::IQ2_BN,
     ];
 
-    fn reading(rows: usize, cols: usize, bk: usize) -> Reading {
-        let bm = if rows.is_multiple_of(96) { 96 } else { 32 };
-        let text = format!("[a]\nm={rows}\nk={cols}\nbm={bm}\nbk={bk}\nbmm=32\n");
-        Reading { tiles: Some(TileTable::parse(&text).unwrap()), ..Reading::default() }
-    }
-
-    /// The packing of this type, or `None` where the shape is none of its own.
-    fn packing(ty: TensorType, rows: usize, cols: usize) -> Option<Packing> {
-        let bk = if ty == TensorType::TL2 { 96 } else { 16 };
-        let packing = Packing::of(ty, rows, cols, &reading(rows, cols, bk)).ok()??;
-        cols.is_multiple_of(packing.row_unit()).then_some(packing)
-    }
-
-    #[test]
-    fn every_pair_of_formats_carries_codes_and_scale_through() {
-        let mut rng = Rng(11);
-        for (rows, cols) in [(32, 256), (96, 320), (64, 3200), (32, 640), (160, 1536), (192, 768)] {
-            let codes = rng.codes(rows * cols);
-            // Half precision holds it.
-            let scale = (1 + rng.below(2000)) as f32 / 1024.0;
-            let mut pairs = 0;
-            for from in WRITTEN.into_iter().filter_map(|ty| packing(ty, rows, cols)) {
-                let first = from.pack(&codes, (rows, cols), &vec![scale; rows * from.scales_per_row(cols)]);
-                for to in WRITTEN.into_iter().filter_map(|ty| packing(ty, rows, cols)) {
-                    let read = read(from, first.as_ref().unwrap(), rows, cols);
-                    let scales = vec![read.1[0]; rows * to.scales_per_row(cols)];
-                    let second = to.pack(&read.0, (rows, cols), &scales).unwrap();
-                    let (c, s) = self::read(to, &second, rows, cols);
-                    assert!(c == codes, "{from:?} to {to:?}");
-                    assert!(s.iter().all(|s| *s == scale), "{from:?} to {to:?}: {s:?}");
-                    pairs += 1;
-                }
-            }
-            assert!(pairs >= 16, "[{rows}, {cols}]: {pairs} pairs");
-        }
-    }
-
-    fn read(packing: Packing, bytes: &[u8], rows: usize, cols: usize) -> (Vec<i8>, Vec<f32>) {
-        let (mut codes, mut scales) =
-            (vec![9; rows * cols], vec![f32::NAN; rows * packing.scales_per_row(cols)]);
-        packing.unpack(bytes, (rows, cols), 0..rows, &mut codes, &mut scales).unwrap();
-        (codes, scales)
-    }
-
     #[test]
     fn i2s_rows_are_read_wherever_they_are_cut() {
         let (rows, cols) = (7, 384);
@@ -352,5 +324,7 @@ mod tests {
         assert_eq!(of(1536, 1536, &reading), of(1536, 1536, &Reading::default()));
         assert!(of(128, 128, &reading).is_err());
         assert_eq!(Packing::of(TensorType::F16, 4, 4, &reading), Ok(None));
+        assert!(WRITTEN.into_iter().all(Packing::is_of) && Packing::is_of(TensorType::IQ2_BN_R4));
+        assert!(!Packing::is_of(TensorType::F16) && !Packing::is_of(TensorType::MXFP4));
     }
 }

@@ -38,9 +38,9 @@ pub(super) fn check(
             && info.shape == found.shape
             && match *task {
                 Task::Copy => info.ty == found.ty && source.bytes_of(info) == copy.bytes_of(found),
-                Task::Ternary(_, _, packing) => {
+                Task::Ternary(rows, _, packing) => {
                     let wanted = ternarized(source, info, options)?;
-                    let (scales, _) = stored_scales(source, info, packing, &wanted)?;
+                    let (scales, _) = stored_scales(source, info, (rows, packing), &wanted)?;
                     let read = ternarized(&copy, found, &as_written)?;
                     found.ty == options.ty && read.codes == wanted.codes && read.scales == scales
                 }

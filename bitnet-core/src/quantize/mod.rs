@@ -1,7 +1,9 @@
 //! A model's matrices in another number format: read, packed anew, written, read back and compared.
 //!
-//! Only the seven matrices of each block become ternary. Embeddings and output change if asked to; norms, and
-//! whatever else the file has, are copied byte for byte, and so is the metadata but for `general.file_type`.
+//! The seven matrices of each block become ternary, and so does what is ternary already, wherever it stands: its bytes
+//! mean what the reader was told they do, which a copy would not say. Dense embeddings and output change if asked to;
+//! norms, and whatever else the file has, are copied byte for byte, and so is the metadata but for
+//! `general.file_type`.
 //!
 //! Between ternary formats every code survives, and every scale that the new format can hold. TQ1_0, TQ2_0 and
 //! IQ1_BN keep scales in half precision; how many were rounded for that is counted in [`Quantized`]. A scale for
@@ -22,7 +24,8 @@ use half::f16;
 use self::source::Ternarized;
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, GgufWriter, TensorInfo, TensorType, TensorWriter, Value};
-use crate::model::matrix::packing;
+use crate::model::matrix::{not_run, packing};
+use crate::model::weights::{outer_scale, ternary_embeddings};
 use crate::quant::dense::{self, DenseType};
 use crate::quant::scales::{Scales, mark_used};
 use crate::quant::ternary::{Grain, I2sLayout, Packing, Reading};
@@ -141,10 +144,33 @@ pub fn quantize(
 const MATRICES: [&str; 7] = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
 
 fn task(source: &Gguf, info: &TensorInfo, options: &QuantizeOptions) -> Result<Task> {
-    let [rows, cols] = info.shape[..] else { return Ok(Task::Copy) };
+    let refused = |reason| Error::Unsupported {
+        path: source.path().to_owned(),
+        item: format!("tensor {}", info.name),
+        reason,
+    };
+    // What this engine refuses to run is not worth writing.
+    if let Some(error) = outer_scale(source, info) {
+        return Err(error);
+    }
+    if info.name == "token_embd.weight" && Packing::is_of(info.ty) {
+        return Err(ternary_embeddings(source, info));
+    }
     let field = info.name.strip_prefix("blk.").and_then(|name| name.strip_suffix(".weight"));
     let field = field.and_then(|name| name.split_once('.')).map(|(_, field)| field);
-    if field.is_some_and(|field| MATRICES.contains(&field)) {
+    let of_block = field.is_some_and(|field| MATRICES.contains(&field));
+    let embd = options.embd.filter(|_| matches!(&*info.name, "token_embd.weight" | "output.weight"));
+    if let (true, Some(_)) = (Packing::is_of(info.ty), embd) {
+        return Err(refused(format!(
+            "type {} is ternary, which --embd does not convert; without it, this tensor becomes {} like the others",
+            info.ty, options.ty
+        )));
+    }
+    if of_block || Packing::is_of(info.ty) {
+        let [rows, cols] = info.matrix().ok_or_else(|| source::no_matrix(source, info))?;
+        if !Packing::is_of(info.ty) && source::dense_type(info).is_none() {
+            return Err(not_run(source, info)); // before anything is written
+        }
         let reading = Reading { i2s: I2sLayout::A, tiles: options.reading.tiles.clone() };
         let packing = packing(source, &info.name, options.ty, rows, cols, &reading)?;
         return match packing.filter(|_| WRITTEN.contains(&options.ty)) {
@@ -155,15 +181,9 @@ fn task(source: &Gguf, info: &TensorInfo, options: &QuantizeOptions) -> Result<T
             }),
         };
     }
-    match options.embd {
-        Some(to) if matches!(&*info.name, "token_embd.weight" | "output.weight") => {
-            let refused = |reason| Error::Unsupported {
-                path: source.path().to_owned(),
-                item: format!("tensor {}", info.name),
-                reason,
-            };
-            let from = DenseType::from_id(info.ty.id())
-                .ok_or_else(|| refused(format!("type {} is not one that --embd converts", info.ty)))?;
+    match (embd, info.matrix()) {
+        (Some(to), Some([_, cols])) => {
+            let from = source::dense_type(info).ok_or_else(|| not_run(source, info))?;
             if to.row_bytes(cols).is_none() {
                 let block = to.block_len();
                 return Err(refused(format!(
@@ -194,16 +214,14 @@ fn write<W: std::io::Write>(
         }
         Task::Ternary(rows, cols, packing) => {
             let matrix = source::ternarized(source, info, options)?;
-            let (stored, rounding) = stored_scales(source, info, packing, &matrix)?;
+            let (stored, rounding) = stored_scales(source, info, (rows, packing), &matrix)?;
             outcome.ternary += 1;
             outcome.absmean += usize::from(matrix.absmean);
             outcome.rounded += usize::from(rounding > 0.0);
             outcome.worst_rounding = outcome.worst_rounding.max(rounding);
-            let scales = match (packing.grain(), &stored) {
-                (Grain::Tensor, Scales::Rows(_) | Scales::Blocks(_)) => None,
-                _ => stored.spread(rows, packing.scales_per_row(cols)),
-            };
-            let scales = scales.ok_or_else(|| too_fine(source, info, options))?;
+            let scales = packing
+                .spread(&stored, (rows, cols))
+                .ok_or_else(|| too_fine(source, info, &stored, packing, options))?;
             let packed = packing.pack(&matrix.codes, (rows, cols), &scales).expect("the type can be written");
             out.tensor(&info.name, &packed)?;
             Ok(packed.len() as u64)
@@ -224,7 +242,7 @@ fn write<W: std::io::Write>(
 fn stored_scales(
     source: &Gguf,
     info: &TensorInfo,
-    packing: Packing,
+    (rows, packing): (usize, Packing),
     matrix: &Ternarized,
 ) -> Result<(Scales, f64)> {
     if !packing.has_half_scales() {
@@ -249,20 +267,30 @@ fn stored_scales(
         *scale = half;
     }
     // Scales that differed may be equal now.
-    let rows = info.shape.first().copied().unwrap_or(1).max(1);
     let per_row = (stored.len() / rows).max(1);
     let mut used = vec![false; stored.len()];
     mark_used(&matrix.codes, &mut used);
     Ok((Scales::coarsest(stored, &used, per_row), worst))
 }
 
-fn too_fine(source: &Gguf, info: &TensorInfo, options: &QuantizeOptions) -> Error {
+/// The refusal of scales that the new format has no room for, with the formats that have.
+fn too_fine(
+    source: &Gguf,
+    info: &TensorInfo,
+    scales: &Scales,
+    packing: Packing,
+    options: &QuantizeOptions,
+) -> Error {
+    let (parts, part, fit) = match scales {
+        Scales::Blocks(_) => ("blocks of 256 weights", "block", "tq1_0 and tq2_0"),
+        Scales::One(_) | Scales::Rows(_) => ("rows", "row", "iq1_bn and iq2_bn"),
+    };
+    let kept = if packing.grain() == Grain::Tensor { "tensor" } else { "row" };
     Error::Unsupported {
         path: source.path().to_owned(),
         item: format!("tensor {}", info.name),
         reason: format!(
-            "its rows or blocks have scales of their own, which {} has no place for; iq2_bn has one for each row, \
-             tq1_0 and tq2_0 for each 256 weights",
+            "its {parts} have scales of their own, and {} keeps one for each {kept}: {fit} keep one for each {part}",
             options.ty
         ),
     }

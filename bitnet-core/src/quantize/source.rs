@@ -3,7 +3,7 @@
 use super::QuantizeOptions;
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo};
-use crate::model::matrix::{malformed, packing};
+use crate::model::matrix::{malformed, not_run, packing};
 use crate::quant::absmean::{MeanAbs, codes_of_ternary};
 use crate::quant::dense::{self, DenseType};
 use crate::quant::scales::Scales;
@@ -25,19 +25,31 @@ pub(super) fn ternarized(gguf: &Gguf, info: &TensorInfo, options: &QuantizeOptio
         item: format!("tensor {}", info.name),
         reason,
     };
-    let (rows, cols) = match info.shape[..] {
-        [rows, cols] => (rows, cols),
-        _ => return Err(refused(format!("expected a matrix, found shape {:?}", info.shape))),
-    };
+    let [rows, cols] = info.matrix().ok_or_else(|| no_matrix(gguf, info))?;
     let bytes = gguf.bytes_of(info).unwrap_or_default();
     if let Some(packing) = packing(gguf, &info.name, info.ty, rows, cols, &options.reading)? {
         let (codes, scales) =
             packing.read(bytes, (rows, cols)).map_err(|fault| malformed(gguf, &info.name, packing, fault))?;
         return Ok(Ternarized { codes, scales, absmean: false });
     }
-    match DenseType::from_id(info.ty.id()).filter(|ty| ty.name() == info.ty.name()) {
+    match dense_type(info) {
         Some(ty) => dense_matrix(bytes, ty, cols, options.absmean).map_err(refused),
-        None => Err(refused(format!("type {} is not one this program reads", info.ty))),
+        None => Err(not_run(gguf, info)),
+    }
+}
+
+/// The dense format of a tensor.
+pub(super) fn dense_type(info: &TensorInfo) -> Option<DenseType> {
+    DenseType::from_id(info.ty.id()).filter(|ty| ty.name() == info.ty.name())
+}
+
+/// The refusal of a ternary tensor of more dimensions, or of one.
+pub(super) fn no_matrix(gguf: &Gguf, info: &TensorInfo) -> Error {
+    Error::Malformed {
+        path: gguf.path().to_owned(),
+        item: format!("tensor {}", info.name),
+        expected: "a matrix".into(),
+        found: format!("shape {:?} of type {}", info.shape, info.ty),
     }
 }
 

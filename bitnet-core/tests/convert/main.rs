@@ -25,7 +25,7 @@ fn convert(dir: &Path) -> Result<Gguf> {
 
 fn convert_with(dir: &Path, options: &ConvertOptions) -> Result<Gguf> {
     let out = dir.join("out.gguf");
-    Checkpoint::open(dir, options)?.write(&out, &mut |_, _| {})?;
+    Checkpoint::open(dir, options)?.write(&out, &mut |_, _| true)?;
     Gguf::open(&out, Access::Map)
 }
 

@@ -1,7 +1,7 @@
 //! What becomes of single tensors.
 
 use bitnet_core::gguf::{Gguf, TensorType};
-use bitnet_core::hf::ConvertOptions;
+use bitnet_core::hf::{Checkpoint as Converter, ConvertOptions};
 use bitnet_core::quant::dense::{self, DenseType};
 use bitnet_core::quant::iq_bn::unpack_iq2_bn;
 use serde_json::json;
@@ -199,4 +199,38 @@ fn tensors_without_a_place_are_refused_but_for_leftovers() {
         refusal(c.write(1).path()),
         "model.safetensors: tensor model.layers.0.self_attn.q_proj.bias: architecture bitnet-b1.58 has no such tensor"
     );
+}
+
+#[test]
+fn progress_reaches_its_end_and_can_stop_it_without_a_trace() {
+    let dir = tiny(16).write(1);
+    let checkpoint = Converter::open(dir.path(), &ConvertOptions::default()).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join("out.gguf");
+    let mut steps = Vec::new();
+    checkpoint
+        .write(&path, &mut |done, total| {
+            steps.push((done, total));
+            true
+        })
+        .unwrap();
+    assert!(steps.windows(2).all(|two| two[0].0 < two[1].0), "{steps:?}");
+    assert!(steps.last().is_some_and(|(done, total)| done == total), "{:?}", steps.last());
+    std::fs::write(&path, "before").unwrap();
+    for stop in [0, 1, steps.len() / 2, steps.len() - 1] {
+        let mut step = 0;
+        let error = checkpoint.write(&path, &mut |_, _| {
+            step += 1;
+            step <= stop
+        });
+        let error = error.unwrap_err();
+        let interrupted = std::io::ErrorKind::Interrupted;
+        assert!(
+            matches!(&error, bitnet_core::Error::Io { source, .. } if source.kind() == interrupted),
+            "{error:?}"
+        );
+        assert_eq!(step, stop + 1, "it ends at once");
+        assert_eq!(std::fs::read(&path).unwrap(), b"before");
+        assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 1, "nothing beside it");
+    }
 }

@@ -15,7 +15,7 @@ mod verify;
 
 use std::collections::BTreeMap;
 
-use bitnet_core::gguf::{Access, Gguf, TensorInfo};
+use bitnet_core::gguf::{Gguf, TensorInfo};
 use bitnet_core::kernels::Kernels;
 use bitnet_core::kv_cache::KvCache;
 use bitnet_core::model::Config;
@@ -24,7 +24,7 @@ use bitnet_core::quant::ternary::Reading;
 
 use self::layout::LayoutTest;
 use self::verify::Verified;
-use super::load::reading;
+use super::load::{file, reading};
 use crate::args::InspectArgs;
 use crate::demo;
 use crate::exit::{Failure, complain};
@@ -36,7 +36,7 @@ const NO_ORDER: u8 = 5;
 /// Prints what the file holds, and what was found in it.
 pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     let open = || match &args.model {
-        Some(path) => Ok(Gguf::open(path, Access::Map)?),
+        Some(path) => file(path),
         None => demo::open(),
     };
     let gguf = open()?;
@@ -101,9 +101,9 @@ struct Total {
 impl<'a> Report<'a> {
     fn of(gguf: &'a Gguf, n_ctx: Option<usize>, reading: &Reading) -> Self {
         let kernels = Kernels::detect();
-        let plan = |info: &TensorInfo| match *info.shape {
-            [rows, cols] => Plan::of(info.ty, rows, cols, reading, kernels),
-            _ => None,
+        let plan = |info: &TensorInfo| {
+            let [rows, cols] = info.matrix()?;
+            Plan::of(info.ty, rows, cols, reading, kernels)
         };
         let tensors: Vec<Line<'a>> =
             gguf.tensors().iter().map(|info| Line { info, plan: plan(info) }).collect();

@@ -19,7 +19,7 @@ use half::slice::HalfFloatSliceExt;
 
 pub use self::open::Plan;
 pub(super) use self::open::tensor;
-pub(crate) use self::open::{malformed, packing};
+pub(crate) use self::open::{malformed, not_run, packing};
 pub(super) use self::place::place;
 use self::place::{Packing, Place};
 pub use self::product::{multiply, multiply_gated};

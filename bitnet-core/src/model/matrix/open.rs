@@ -5,7 +5,7 @@ use half::f16;
 use super::repack::repack;
 use super::{Codes, Format, Scale};
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, Tensor, TensorType};
+use crate::gguf::{Gguf, Tensor, TensorInfo, TensorType};
 use crate::kernels::Kernels;
 use crate::quant::codes::CodeError;
 use crate::quant::dense::DenseType;
@@ -30,21 +30,22 @@ pub(super) fn matrix<'a>(
     let format = match dense(ty) {
         Some(DenseType::F16) if bytemuck::try_cast_slice::<u8, f16>(tensor.bytes).is_ok() => Format::F16,
         Some(dense) => Format::Dense(dense),
-        None => {
-            let reason = format!(
-                "type {} (id {}) is not one this engine runs; it runs {}: convert the model to one of them",
-                ty.name(),
-                ty.id(),
-                runs(),
-            );
-            return Err(Error::Unsupported {
-                path: gguf.path().to_owned(),
-                item: format!("tensor {name}"),
-                reason,
-            });
-        }
+        None => return Err(not_run(gguf, tensor.info)),
     };
     Ok((tensor, format, Codes::default()))
+}
+
+/// The refusal of a tensor for its type.
+pub(crate) fn not_run(gguf: &Gguf, info: &TensorInfo) -> Error {
+    Error::Unsupported {
+        path: gguf.path().to_owned(),
+        item: format!("tensor {}", info.name),
+        reason: format!(
+            "type {} is not one this engine runs; it runs {}: convert the model to one of them",
+            info.ty.spelled(),
+            runs()
+        ),
+    }
 }
 
 /// How the tensor `name` of this type and shape is packed; `None` if its type is not ternary.

@@ -1,15 +1,19 @@
 //! Models rewritten in other formats: nothing is lost on the way, and what cannot be said is refused.
 #![expect(clippy::unwrap_used, reason = "a test that cannot read its data should stop there")]
 
+mod pairs;
+mod refused;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use bitnet_core::Error;
 use bitnet_core::gguf::{Access, Gguf, GgufWriter, TensorInfo, TensorType};
 use bitnet_core::quant::dense::{self, DenseType};
-use bitnet_core::quant::ternary::{Packing, Reading};
+use bitnet_core::quant::i2s_layouts::a_to_b;
+use bitnet_core::quant::ternary::{I2sLayout, Packing, Reading};
 use bitnet_core::quant::tl_tiles::TileTable;
-use bitnet_core::quantize::{QuantizeOptions, Quantized, WRITTEN, quantize};
+use bitnet_core::quantize::{QuantizeOptions, Quantized, quantize};
 
 const GOLDEN: [&str; 5] = ["b158-tiny", "b158-small", "b158-hd96", "bitnet-tiny", "llama-tiny"];
 
@@ -79,35 +83,49 @@ fn half_precision_rounds_once_and_says_so() {
     }
 }
 
-/// A golden model with `change` applied to the weights of one ternary matrix, which is f32 now.
-fn with_dense(folder: &Path, change: impl Fn(usize, f32) -> f32) -> PathBuf {
-    const NAME: &str = "blk.1.ffn_up.weight";
-    let source = open(&golden("b158-tiny"));
+/// A tensor in memory, to be changed and written again.
+struct Owned {
+    name: String,
+    ty: TensorType,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+fn tensors(gguf: &Gguf) -> Vec<Owned> {
+    let owned = |t: &TensorInfo| Owned {
+        name: t.name.clone(),
+        ty: t.ty,
+        shape: t.shape.clone(),
+        bytes: gguf.bytes_of(t).unwrap().to_owned(),
+    };
+    gguf.tensors().iter().map(owned).collect()
+}
+
+/// Writes these tensors with the metadata of golden model `name`.
+fn save(path: &Path, name: &str, tensors: &[Owned]) {
     let mut writer = GgufWriter::new();
-    for (key, value) in source.metadata().iter() {
+    for (key, value) in open(&golden(name)).metadata().iter() {
         writer.set(key, value).unwrap();
     }
-    for t in source.tensors() {
-        writer.declare(&t.name, if t.name == NAME { TensorType::F32 } else { t.ty }, &t.shape).unwrap();
+    for t in tensors {
+        writer.declare(&t.name, t.ty, &t.shape).unwrap();
     }
-    let bytes = |t: &TensorInfo| {
-        let bytes = source.bytes_of(t).unwrap();
-        if t.name != NAME {
-            return bytes.to_owned();
-        }
-        let (rows, cols) = (t.shape[0], t.shape[1]);
-        let (mut codes, mut scales) = (vec![0; rows * cols], vec![0.0; rows]);
-        Packing::I2s.unpack(bytes, (rows, cols), 0..rows, &mut codes, &mut scales).unwrap();
-        let weights: Vec<f32> =
-            codes.iter().enumerate().map(|(i, code)| change(i, f32::from(*code) * scales[0])).collect();
-        let mut bytes = vec![0; 4 * weights.len()];
-        dense::quantize_row(DenseType::F32, &weights, &mut bytes).unwrap();
-        bytes
-    };
+    writer.write_file(path, |out| tensors.iter().try_for_each(|t| out.tensor(&t.name, &t.bytes))).unwrap();
+}
+
+/// A golden model with `change` applied to the weights of one ternary matrix, which is f32 now.
+fn with_dense(folder: &Path, change: impl Fn(usize, f32) -> f32) -> PathBuf {
+    let mut tensors = tensors(&open(&golden("b158-tiny")));
+    let t = tensors.iter_mut().find(|t| t.name == "blk.1.ffn_up.weight").unwrap();
+    let (rows, cols) = (t.shape[0], t.shape[1]);
+    let (mut codes, mut scales) = (vec![0; rows * cols], vec![0.0; rows]);
+    Packing::I2s.unpack(&t.bytes, (rows, cols), 0..rows, &mut codes, &mut scales).unwrap();
+    let weights: Vec<f32> =
+        codes.iter().enumerate().map(|(i, code)| change(i, f32::from(*code) * scales[0])).collect();
+    (t.ty, t.bytes) = (TensorType::F32, vec![0; 4 * weights.len()]);
+    dense::quantize_row(DenseType::F32, &weights, &mut t.bytes).unwrap();
     let path = folder.join("dense.gguf");
-    writer
-        .write_file(&path, |out| source.tensors().iter().try_for_each(|t| out.tensor(&t.name, &bytes(t))))
-        .unwrap();
+    save(&path, "b158-tiny", &tensors);
     path
 }
 
@@ -179,22 +197,50 @@ fn progress_reaches_its_end_and_can_stop_it_without_a_trace() {
     }
 }
 
+/// Two files of the same model: codes of I2_S in the usual order, and in the other one.
+fn both_orders(folder: &Path, name: &str, mut tensors: Vec<Owned>) -> [PathBuf; 2] {
+    let paths = ["a", "b"].map(|order| folder.join(format!("{name}-{order}.gguf")));
+    save(&paths[0], name, &tensors);
+    for t in tensors.iter_mut().filter(|t| t.ty == TensorType::I2_S) {
+        let n = t.bytes.len() - 32;
+        a_to_b(&mut t.bytes[..n]);
+    }
+    save(&paths[1], name, &tensors);
+    paths
+}
+
+/// `[rows, cols]` weights in I2_S.
+fn ternary(rows: usize, cols: usize) -> Vec<u8> {
+    let codes: Vec<i8> = (0..rows * cols).map(|i| (i * 7 % 11 % 3) as i8 - 1).collect();
+    Packing::I2s.pack(&codes, (rows, cols), &[0.5]).unwrap()
+}
+
 #[test]
-fn what_a_format_cannot_say_is_refused() {
+fn nothing_stays_in_the_other_order() {
     let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("out.gguf");
-    let refused = |name: &str, ty| {
-        let error = run(&golden(name), &out, &options(ty, &Reading::default())).unwrap_err();
-        assert!(!out.exists());
-        error.to_string()
-    };
-    let text = refused("b158-hd96", TensorType::TQ2_0);
-    assert!(text.contains("expected TQ2_0 rows of a multiple of 256 weights, found rows of 384"), "{text}");
-    let text = refused("b158-tiny", TensorType::TL1);
-    assert!(text.contains("type TL1: no tile sizes are known for shape"), "{text}");
-    for ty in [TensorType::IQ2_BN_R4, TensorType::F16, TensorType::Q4_K] {
-        let text = refused("b158-tiny", ty);
-        let list = WRITTEN.map(TensorType::name).join(", ");
-        assert_eq!(text, format!("--type {ty}: expected one of {list}"));
+    let [from_a, from_b] = ["from-a", "from-b"].map(|name| folder.path().join(name));
+    let other = Reading { i2s: I2sLayout::B, ..Reading::default() };
+
+    let mut head = tensors(&open(&golden("llama-tiny")));
+    let output = head.iter_mut().find(|t| t.name == "output.weight").unwrap();
+    (output.ty, output.bytes) = (TensorType::I2_S, ternary(output.shape[0], output.shape[1]));
+    let mut deep = tensors(&open(&golden("b158-tiny")));
+    deep.iter_mut().filter(|t| t.ty == TensorType::I2_S).for_each(|t| t.shape.insert(0, 1));
+
+    for (name, tensors, n) in [("llama-tiny", head, 15), ("b158-tiny", deep, 14)] {
+        let [a, b] = both_orders(folder.path(), name, tensors);
+        for ty in [TensorType::I2_S, TensorType::IQ2_BN] {
+            let outcome = run(&a, &from_a, &options(ty, &Reading::default())).unwrap();
+            assert_eq!(outcome.ternary, n, "{name} to {ty}");
+            assert_eq!(run(&b, &from_b, &options(ty, &other)).unwrap(), outcome, "{name} to {ty}");
+            assert!(fs::read(&from_a).unwrap() == fs::read(&from_b).unwrap(), "{name} to {ty}");
+            let (source, written) = (open(&a), open(&from_a));
+            for (before, after) in source.tensors().iter().zip(written.tensors()) {
+                let expected = if before.ty == TensorType::I2_S { ty } else { before.ty };
+                assert_eq!((after.ty, &after.shape), (expected, &before.shape), "{name}: {}", after.name);
+                let (before, after) = (source.bytes_of(before).unwrap(), written.bytes_of(after).unwrap());
+                assert!(ty != TensorType::I2_S || before == after, "{name}: a weight changed");
+            }
+        }
     }
 }
