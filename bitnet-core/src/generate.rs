@@ -40,7 +40,8 @@ pub struct Generated {
     pub step: usize,
     /// The token; the last one may be an end token.
     pub token: TokenId,
-    /// Time from the request for this token to its choice: for step 0, the whole prompt.
+    /// Time from the request for this token to its choice: for step 0, the whole prompt. An instrumented build writes
+    /// the token's lines after that.
     pub elapsed: Duration,
 }
 
@@ -107,9 +108,9 @@ impl Iterator for Generation<'_, '_> {
             Err(error) => return Some(Err(error)),
         }
         let logits = self.session.last_logits();
-        let token = choose(self.sampler, logits);
+        let (token, elapsed) = choose(self.sampler, logits, begun);
         parity_trace!(step = self.step, token = token, logits = logits);
-        let generated = Generated { step: self.step, token, elapsed: begun.elapsed() };
+        let generated = Generated { step: self.step, token, elapsed };
         self.step += 1;
         self.pending.clear();
         self.pending.push(token);
@@ -120,9 +121,10 @@ impl Iterator for Generation<'_, '_> {
     }
 }
 
+/// The token, and the time since `begun`: read here, since the end of this phase writes a token's timing lines.
 #[trace_timing(sample)]
-fn choose(sampler: &mut Sampler, logits: &[f32]) -> TokenId {
+fn choose(sampler: &mut Sampler, logits: &[f32], begun: Instant) -> (TokenId, Duration) {
     let token = sampler.sample(logits);
     sampler.accept(token);
-    token
+    (token, begun.elapsed())
 }

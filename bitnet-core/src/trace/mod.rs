@@ -10,6 +10,10 @@
 //! A switch is on when it is `1` and off when it is unset, empty or `0`; anything else is refused by [`init`],
 //! which reads the environment, once. Before `init` everything is off.
 //!
+//! A token's four phases are what its loop spends, less some calls between them and the rounding to microseconds: with
+//! a token of 100 us or more their sum is within 2 % of `Generated::elapsed`. Lines are written when the token has been
+//! chosen and its time taken: writing them belongs to no phase and to no token.
+//!
 //! Without the `instrument` feature this module is [`init`], which then can only say that it cannot obey, and
 //! the few names a caller needs so that it need not know which build it is in.
 //!
