@@ -104,7 +104,10 @@ impl Iterator for Generation<'_, '_> {
         let wanted = if trace::parity_on() { Logits::All } else { self.sampler.wanted() };
         match self.session.prefill_while(&self.pending, wanted, go_on) {
             Ok(true) => {}
-            Ok(false) => return self.stop(StopReason::Interrupted),
+            Ok(false) => {
+                trace::drop_phases();
+                return self.stop(StopReason::Interrupted);
+            }
             Err(error) => return Some(Err(error)),
         }
         let logits = self.session.last_logits();

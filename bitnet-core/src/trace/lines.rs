@@ -90,6 +90,11 @@ pub(super) fn phase_done(phase: Phase, ticks: u64) {
     }
 }
 
+/// Forgets the phases of a token that is never chosen, because its evaluation was interrupted.
+pub fn drop_phases() {
+    PHASES.set([0; 4]);
+}
+
 /// Nearest microseconds, not truncated: four truncations would lose two of them on every token.
 fn timing_text(ns: [u128; 4]) -> String {
     let [embed, forward, logits, sample] = ns.map(|ns| (ns + 500) / 1000);

@@ -43,7 +43,7 @@ mod span;
 mod switches;
 
 #[cfg(feature = "instrument")]
-pub use lines::{parity_line, quant_line};
+pub use lines::{drop_phases, parity_line, quant_line};
 #[cfg(feature = "instrument")]
 pub use report::report;
 #[cfg(feature = "instrument")]
@@ -52,7 +52,7 @@ pub use span::{Field, Site, Span, Value};
 pub use switches::{detail_on, finish, init, parity_on, phase_on, profile, quant_on, record_to};
 
 #[cfg(not(feature = "instrument"))]
-pub use notice::{finish, init, parity_on, profile, record_to, report};
+pub use notice::{drop_phases, finish, init, parity_on, profile, record_to, report};
 
 use std::time::Duration;
 
