@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::TokenId;
 use crate::error::Result;
 use crate::model::Logits;
+use crate::parity::TOP_K;
 use crate::sampler::Sampler;
 use crate::session::Session;
 use crate::trace::{self, parity_trace, trace_timing};
@@ -100,8 +101,11 @@ impl Iterator for Generation<'_, '_> {
         }
         let begun = Instant::now();
         let go_on = || self.options.go_on.is_none_or(|go_on| go_on());
-        // A parity log shows ten logits, and a plain build knows that it never writes one.
-        let wanted = if trace::parity_on() { Logits::All } else { self.sampler.wanted() };
+        let wanted = match self.sampler.wanted() {
+            // A parity log shows ten logits, and a plain build knows that it never writes one.
+            Logits::Top(k) if trace::parity_on() => Logits::Top(k.max(TOP_K)),
+            wanted => wanted,
+        };
         match self.session.prefill_while(&self.pending, wanted, go_on) {
             Ok(true) => {}
             Ok(false) => {
