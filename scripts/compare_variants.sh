@@ -11,7 +11,7 @@
 # Writes receipts/variants.json.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 [[ ${1:-} == --help || ${1:-} == -h ]] && help_and_exit
 
@@ -106,4 +106,5 @@ fi
     echo "  \"embedded_model_compared\": $embedded,"
     echo "  \"switches_set_stdout_identical\": true"
     echo "}"
-} | write_receipt variants.json
+} >"$work/receipt"
+write_receipt variants.json "$work/receipt"

@@ -3,7 +3,9 @@
 # Sourced, never run.
 # shellcheck disable=SC2034  # most of its variables are for the scripts that source it
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+shopt -s inherit_errexit # a command that fails inside $(...) fails the script, too
+
+ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd) # with CDPATH set, cd may print
 RECEIPTS=${BITNET_RECEIPTS:-$ROOT/receipts} # .ci/run has its own, so that the committed ones stay as they are
 PLAIN=$ROOT/target-plain/release/bitnet
 INSTRUMENT=$ROOT/target-instrument/release/bitnet
@@ -54,7 +56,7 @@ choose_model() {
     local tokenizer=${2:-}
     if [[ -n ${1:-} ]]; then
         [[ -f $1 ]] || die "$1: no such model file"
-        MODEL=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
+        MODEL=$(CDPATH='' cd -- "$(dirname -- "$1")" && pwd)/$(basename -- "$1")
         MODEL_IS="given"
     elif [[ -f $default ]]; then
         MODEL=$default
@@ -153,23 +155,35 @@ processors() {
 
 # text_header NAME: the circumstances, one `key: value` per line.
 text_header() {
+    local date commit dirty rustc cpu features processors
+    date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+    commit=$(commit)
+    dirty=$(dirty)
+    rustc=$(rustc --version)
+    cpu=$(cpu)
+    features=$(cpu_features)
+    processors=$(processors)
     echo "receipt: $1"
     echo "schema: 1"
-    echo "date: $(date -u +%Y-%m-%dT%H:%M:%SZ)"
-    echo "commit: $(commit)"
-    echo "dirty: $(dirty)"
-    echo "rustc: $(rustc --version)"
+    echo "date: $date"
+    echo "commit: $commit"
+    echo "dirty: $dirty"
+    echo "rustc: $rustc"
     echo "profile: release"
-    echo "cpu: $(cpu)"
-    echo "cpu_features: $(cpu_features)"
-    echo "processors: $(processors)"
+    echo "cpu: $cpu"
+    echo "cpu_features: $features"
+    echo "processors: $processors"
 }
 
 # The model's part of it.
 text_model() {
-    echo "model: $(shown "$MODEL") ($MODEL_IS)"
-    echo "model_sha256: $(sha256 "$MODEL")"
-    echo "model_bytes: $(size "$MODEL")"
+    local model sha256 bytes
+    model=$(shown "$MODEL")
+    sha256=$(sha256 "$MODEL")
+    bytes=$(size "$MODEL")
+    echo "model: $model ($MODEL_IS)"
+    echo "model_sha256: $sha256"
+    echo "model_bytes: $bytes"
 }
 
 # json TEXT: a JSON string.
@@ -178,24 +192,41 @@ json() {
     [[ -n $1 ]] || printf '""'
 }
 
-# json_header NAME: the circumstances, as the first members of an object.
-json_header() {
-    echo "  \"receipt\": $(json "$1"),"
-    echo "  \"schema\": 1,"
-    echo "  \"date\": \"$(date -u +%Y-%m-%dT%H:%M:%SZ)\","
-    echo "  \"commit\": $(json "$(commit)"),"
-    echo "  \"dirty\": $(dirty),"
-    echo "  \"rustc\": $(json "$(rustc --version)"),"
-    echo "  \"profile\": \"release\","
-    echo "  \"cpu\": $(json "$(cpu)"),"
-    echo "  \"cpu_features\": $(json "$(cpu_features)"),"
-    echo "  \"processors\": $(json "$(processors)"),"
+# member NAME TEXT: a member of an object on a line of its own.
+member() {
+    printf '  "%s": ' "$1"
+    json "$2"
+    echo ","
 }
 
-# write_receipt NAME: stdin becomes receipts/NAME, whole or not at all.
+# json_header NAME: the circumstances, as the first members of an object.
+json_header() {
+    local date commit dirty rustc cpu features processors
+    date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+    commit=$(commit)
+    dirty=$(dirty)
+    rustc=$(rustc --version)
+    cpu=$(cpu)
+    features=$(cpu_features)
+    processors=$(processors)
+    member receipt "$1"
+    echo '  "schema": 1,'
+    member date "$date"
+    member commit "$commit"
+    echo "  \"dirty\": $dirty,"
+    member rustc "$rustc"
+    member profile release
+    member cpu "$cpu"
+    member cpu_features "$features"
+    member processors "$processors"
+}
+
+# write_receipt NAME FILE: the file becomes receipts/NAME, whole or not at all. A file and not a pipe: the right side of
+# a pipe cannot know that the left one died halfway.
 write_receipt() {
+    [[ -s $2 ]] || die "nothing to write into $1"
     mkdir -p "$RECEIPTS"
-    cat >"$RECEIPTS/.$1.part"
+    cp "$2" "$RECEIPTS/.$1.part"
     mv "$RECEIPTS/.$1.part" "$RECEIPTS/$1"
     say "wrote $(shown "$RECEIPTS/$1")"
 }

@@ -16,7 +16,7 @@
 # Writes receipts/overhead.json.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 [[ ${1:-} == --help || ${1:-} == -h ]] && help_and_exit
 [[ $# -le 2 ]] || die "expected at most two arguments; see --help"
@@ -118,4 +118,5 @@ samples() {
     done
     echo "  \"samples_set\": [$(samples set)]"
     echo "}"
-} | write_receipt overhead.json
+} >"$work/receipt"
+write_receipt overhead.json "$work/receipt"

@@ -10,7 +10,7 @@
 # Writes receipts/phase1_quant_probe.txt.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 [[ ${1:-} == --help || ${1:-} == -h ]] && help_and_exit
 [[ $# -le 2 ]] || die "expected at most two arguments; see --help"
@@ -44,4 +44,5 @@ twice=$(sed 's/^quant_dispatch: tensor=\([^ ]*\) .*/\1/' "$work/lines" | sort | 
     echo
     echo "every line:"
     cat "$work/lines"
-} | write_receipt phase1_quant_probe.txt
+} >"$work/receipt"
+write_receipt phase1_quant_probe.txt "$work/receipt"

@@ -13,7 +13,7 @@
 # Writes receipts/phase2_timing_i2s.md.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 [[ ${1:-} == --help || ${1:-} == -h ]] && help_and_exit
 [[ $# -le 2 ]] || die "expected at most two arguments; see --help"
@@ -96,4 +96,5 @@ table() {
         echo
         sed 's/^/    /' "$work/lines.$run"
     done
-} | write_receipt phase2_timing_i2s.md
+} >"$work/receipt"
+write_receipt phase2_timing_i2s.md "$work/receipt"

@@ -14,7 +14,7 @@
 # Writes receipts/zero_cost.json (not in a self-test).
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 [[ ${1:-} == --help || ${1:-} == -h ]] && help_and_exit
 self_test=false
@@ -137,5 +137,6 @@ notices=$(LC_ALL=C grep -a -o 'was built without .instrument. and traces nothing
     echo "  \"startup_notices\": 1,"
     echo "  \"command\": \"scripts/verify_zero_cost.sh\""
     echo "}"
-} | write_receipt zero_cost.json
+} >"$work/receipt"
+write_receipt zero_cost.json "$work/receipt"
 say "the executables are the same file"
