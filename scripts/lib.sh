@@ -50,33 +50,44 @@ python_with() {
     echo "$*" >"$venv/ready"
 }
 
-# choose_model [MODEL] [TOKENIZER]: sets MODEL, MODEL_IS, and INPUT, the flags that give `run` its prompt.
+# choose_model [MODEL] [TOKENIZER]: sets MODEL, MODEL_IS, and INPUT, the flags that give `run` its prompt. The demo model
+# stands in for the published one because what it says depends on its logits: a synthesized one repeats the last token.
 choose_model() {
     local default=$ROOT/models/microsoft-bitnet-b1.58-2B-4T-gguf/ggml-model-i2_s.gguf
+    local demo=$ROOT/bitnet-cli/assets/demo.gguf
     local tokenizer=${2:-}
+    INPUT=(-p "The capital of France is")
     if [[ -n ${1:-} ]]; then
         [[ -f $1 ]] || die "$1: no such model file"
         MODEL=$(CDPATH='' cd -- "$(dirname -- "$1")" && pwd)/$(basename -- "$1")
         MODEL_IS="given"
+        INPUT=(--tokens "1,2,3,4,5,6,7,8") # it may have no vocabulary
     elif [[ -f $default ]]; then
         MODEL=$default
         MODEL_IS="microsoft/bitnet-b1.58-2B-4T-gguf"
     else
-        MODEL=$ROOT/target-instrument/synth-tiny-1.gguf
-        MODEL_IS="synthesized: bitnet synth --shape tiny --seed 1 (no model under models/)"
-        "$INSTRUMENT" synth --quiet --force --shape tiny --seed 1 "$MODEL" >/dev/null || die "cannot synthesize a model"
-        [[ -s $MODEL ]] || die "bitnet synth left no model in $MODEL"
+        MODEL=$demo
+        MODEL_IS="the demo model, as there is no model under models/"
+        [[ -f $MODEL ]] || die "$MODEL: no such model file; give one"
     fi
-    if [[ -z $tokenizer && -f $(dirname "$MODEL")/tokenizer.json ]]; then
-        tokenizer=$(dirname "$MODEL")/tokenizer.json
+    if [[ -z $tokenizer && -f $(dirname -- "$MODEL")/tokenizer.json ]]; then
+        tokenizer=$(dirname -- "$MODEL")/tokenizer.json
     fi
     if [[ -n $tokenizer ]]; then
         [[ -f $tokenizer ]] || die "$tokenizer: no such tokenizer file"
         INPUT=(--tokenizer "$tokenizer" -p "The capital of France is")
-    else
-        INPUT=(--tokens "1,2,3,4,5,6,7,8")
     fi
     say "model: $MODEL ($MODEL_IS)"
+}
+
+# ask_engine BINARY: sets ISA and THREADS to those with which the binary computes MODEL when no flag chooses.
+ask_engine() {
+    local json
+    json=$(unset_switches "$1" run --model "$MODEL" "${INPUT[@]}" -n 1 --greedy --quiet --json) \
+        || die "$(shown "$1") cannot run $(shown "$MODEL")"
+    ISA=$(sed -n 's/.*"isa":"\([a-z0-9]*\)".*/\1/p' <<<"$json")
+    THREADS=$(sed -n 's/.*"threads":\([0-9]*\).*/\1/p' <<<"$json")
+    [[ -n $ISA && -n $THREADS ]] || die "no isa or no threads in the JSON of $(shown "$1") run"
 }
 
 # unset_switches COMMAND...: runs it with every switch unset.
@@ -175,12 +186,14 @@ text_header() {
     echo "processors: $processors"
 }
 
-# The model's part of it.
+# The model's part of it, after `choose_model` and `ask_engine`.
 text_model() {
     local model sha256 bytes
     model=$(shown "$MODEL")
     sha256=$(sha256 "$MODEL")
     bytes=$(size "$MODEL")
+    echo "isa: $ISA"
+    echo "threads: $THREADS"
     echo "model: $model ($MODEL_IS)"
     echo "model_sha256: $sha256"
     echo "model_bytes: $bytes"
@@ -219,6 +232,19 @@ json_header() {
     member cpu "$cpu"
     member cpu_features "$features"
     member processors "$processors"
+}
+
+# The model's part of it, after `choose_model` and `ask_engine`.
+json_model() {
+    local model sha256 bytes
+    model=$(shown "$MODEL")
+    sha256=$(sha256 "$MODEL")
+    bytes=$(size "$MODEL")
+    member isa "$ISA"
+    echo "  \"threads\": $THREADS,"
+    member model "$model ($MODEL_IS)"
+    member model_sha256 "$sha256"
+    echo "  \"model_bytes\": $bytes,"
 }
 
 # write_receipt NAME FILE: the file becomes receipts/NAME, whole or not at all. A file and not a pipe: the right side of
