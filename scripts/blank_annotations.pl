@@ -2,7 +2,7 @@
 # Blanks the tracing annotations in a tree of Rust sources: every character of one, but line feeds, becomes a
 # blank, so that lines and columns of everything else stay. This is the tree the zero-cost proof compares with.
 #
-# Usage: blank_annotations.pl [--leak] DIR        changes the files
+# Usage: blank_annotations.pl [--leak attributes|calls] DIR        changes the files
 #        blank_annotations.pl --self-test
 #
 # What it blanks, wherever it stands in code (not in comments, strings or character literals), over any number
@@ -14,8 +14,8 @@
 # `use ...;` is left alone. Any other mention of the three names in code, as in `cfg_attr(x, trace_timing)` or a
 # `use ... as`, is refused, since it could hide an annotation. The crate that defines the macros is skipped.
 #
-# --leak instead puts a visible statement into the body of every #[trace_timing] function and leaves everything
-# else: an annotation that does not vanish, for the proof to catch.
+# --leak instead puts a visible statement into the body of every #[trace_timing] function, or before every call, and
+# leaves everything else: an annotation that does not vanish, for the proof to catch.
 use strict;
 use warnings;
 use utf8;
@@ -98,7 +98,7 @@ sub treat {
         if ($text =~ /\G#\s*\[\s*$PATH(trace_timing)\b/gc) {
             my $open = index($text, '[', $at);
             my $end = group_end(\$text, $open);
-            push @leaks, body_start(\$text, $end) if $leak;
+            push @leaks, body_start(\$text, $end) if $leak eq 'attributes';
             $blank->($start, $end);
             $attributes++;
             $at = $end;
@@ -106,6 +106,8 @@ sub treat {
             my $end = group_end(\$text, pos($text));
             pos($text) = $end;
             $end = pos($text) if $text =~ /\G\s*;/gc;
+            # Behind the blanks, which may follow a comment that would swallow it.
+            push @leaks, $start + length((substr($text, $start) =~ /^(\s*)/)[0]) if $leak eq 'calls';
             $blank->($start, $end);
             $calls++;
             $at = $end;
@@ -150,23 +152,26 @@ RUST
     ) {
         $expected =~ s/($gone)/(my $b = $1) =~ s{[^\n]}{ }g; $b/mse or die "self-test: $gone is not in the sample\n";
     }
-    my ($found, $attributes, $calls) = treat($code, 0);
+    my ($found, $attributes, $calls) = treat($code, '');
     die "self-test: expected\n$expected\nfound\n$found" unless $found eq $expected;
     die "self-test: counted $attributes attributes and $calls calls\n" unless $attributes == 2 && $calls == 3;
-    my ($leaked) = treat("#[trace_timing]\nfn f(x: [u8; { 1 }]) -> u8\n{ 1 }\n", 1);
+    my ($leaked) = treat("#[trace_timing]\nfn f(x: [u8; { 1 }]) -> u8\n{ 1 }\n", 'attributes');
     die "self-test: leaked\n$leaked" unless $leaked eq "#[trace_timing]\nfn f(x: [u8; { 1 }]) -> u8\n{$LEAK 1 }\n";
+    ($leaked) = treat("#[trace_timing]\nfn f() { // go\n a::quant_trace!(x = 1); }\n", 'calls');
+    die "self-test: leaked\n$leaked" unless $leaked eq "#[trace_timing]\nfn f() { // go\n ${LEAK}a::quant_trace!(x = 1); }\n";
     for my $bad (
         '#[cfg_attr(x, trace_timing)] fn f() {}', 'use a::trace_timing as t;', 'macro_rules! m { () => { quant_trace } }',
         'quant_trace!(tensor = (];', '#[trace_timing', 'fn f() -> impl A + use <> { trace_timing; }',
     ) {
-        die "self-test: accepted $bad\n" if eval { treat($bad, 0); 1 };
+        die "self-test: accepted $bad\n" if eval { treat($bad, ''); 1 };
     }
     print "blank_annotations.pl: self-test passed\n";
 }
 
 if (@ARGV == 1 && $ARGV[0] eq '--self-test') { self_test(); exit 0 }
-my $leak = @ARGV && $ARGV[0] eq '--leak' ? shift @ARGV : '';
-@ARGV == 1 && -d $ARGV[0] or die "usage: blank_annotations.pl [--leak] DIR, or --self-test\n";
+my $leak = @ARGV > 1 && $ARGV[0] eq '--leak' ? (splice @ARGV, 0, 2)[1] : '';
+@ARGV == 1 && -d $ARGV[0] && $leak =~ /^(?:|attributes|calls)$/
+    or die "usage: blank_annotations.pl [--leak attributes|calls] DIR, or --self-test\n";
 my ($files, $attributes, $calls) = (0, 0, 0);
 my @sources;
 find({ no_chdir => 1, wanted => sub {

@@ -9,7 +9,7 @@
 # With an argument only that variant is built. The paths of the binaries go to stdout.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 [[ ${1:-} == --help || ${1:-} == -h ]] && help_and_exit
 [[ $# -le 1 ]] || die "expected at most one argument; see --help"

@@ -12,7 +12,7 @@
 # Writes receipts/llama_cpp.json.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 [[ ${1:-} == --help || ${1:-} == -h ]] && help_and_exit
 [[ $# -eq 0 ]] || die "$1: unknown argument; see --help"
@@ -44,6 +44,7 @@ passed=true
     echo "{"
     json_header llama_cpp | sed "s/\"profile\": \"release\"/\"profile\": \"$profile\"/"
     tail -n +2 "$work/body"
-} | write_receipt llama_cpp.json
+} >"$work/receipt"
+write_receipt llama_cpp.json "$work/receipt"
 grep -E '"(case|mistake|(greedy|argmax)_share|rms[a-z_]*|pass)"' "$work/body"
 $passed || die "a case differs from llama.cpp; see the receipt"

@@ -13,7 +13,7 @@
 # Writes receipts/transformers.json.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 [[ ${1:-} == --help || ${1:-} == -h ]] && help_and_exit
 [[ $# -eq 0 ]] || die "$1: unknown argument; see --help"
@@ -44,6 +44,7 @@ passed=true
     echo "{"
     json_header transformers | sed "s/\"profile\": \"release\"/\"profile\": \"$profile\"/"
     tail -n +2 "$work/body"
-} | write_receipt transformers.json
+} >"$work/receipt"
+write_receipt transformers.json "$work/receipt"
 grep -E '"(case|mistake|argmax_equal|rms[a-z_]*|pass)"' "$work/body"
 $passed || die "a case differs from transformers; see the receipt"

@@ -3,7 +3,9 @@
 # Sourced, never run.
 # shellcheck disable=SC2034  # most of its variables are for the scripts that source it
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+shopt -s inherit_errexit # a command that fails inside $(...) fails the script, too
+
+ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd) # with CDPATH set, cd may print
 RECEIPTS=${BITNET_RECEIPTS:-$ROOT/receipts} # .ci/run has its own, so that the committed ones stay as they are
 PLAIN=$ROOT/target-plain/release/bitnet
 INSTRUMENT=$ROOT/target-instrument/release/bitnet
@@ -48,33 +50,44 @@ python_with() {
     echo "$*" >"$venv/ready"
 }
 
-# choose_model [MODEL] [TOKENIZER]: sets MODEL, MODEL_IS, and INPUT, the flags that give `run` its prompt.
+# choose_model [MODEL] [TOKENIZER]: sets MODEL, MODEL_IS, and INPUT, the flags that give `run` its prompt. The demo model
+# stands in for the published one because what it says depends on its logits: a synthesized one repeats the last token.
 choose_model() {
     local default=$ROOT/models/microsoft-bitnet-b1.58-2B-4T-gguf/ggml-model-i2_s.gguf
+    local demo=$ROOT/bitnet-cli/assets/demo.gguf
     local tokenizer=${2:-}
+    INPUT=(-p "The capital of France is")
     if [[ -n ${1:-} ]]; then
         [[ -f $1 ]] || die "$1: no such model file"
-        MODEL=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
+        MODEL=$(CDPATH='' cd -- "$(dirname -- "$1")" && pwd)/$(basename -- "$1")
         MODEL_IS="given"
+        INPUT=(--tokens "1,2,3,4,5,6,7,8") # it may have no vocabulary
     elif [[ -f $default ]]; then
         MODEL=$default
         MODEL_IS="microsoft/bitnet-b1.58-2B-4T-gguf"
     else
-        MODEL=$ROOT/target-instrument/synth-tiny-1.gguf
-        MODEL_IS="synthesized: bitnet synth --shape tiny --seed 1 (no model under models/)"
-        "$INSTRUMENT" synth --quiet --force --shape tiny --seed 1 "$MODEL" >/dev/null || die "cannot synthesize a model"
-        [[ -s $MODEL ]] || die "bitnet synth left no model in $MODEL"
+        MODEL=$demo
+        MODEL_IS="the demo model, as there is no model under models/"
+        [[ -f $MODEL ]] || die "$MODEL: no such model file; give one"
     fi
-    if [[ -z $tokenizer && -f $(dirname "$MODEL")/tokenizer.json ]]; then
-        tokenizer=$(dirname "$MODEL")/tokenizer.json
+    if [[ -z $tokenizer && -f $(dirname -- "$MODEL")/tokenizer.json ]]; then
+        tokenizer=$(dirname -- "$MODEL")/tokenizer.json
     fi
     if [[ -n $tokenizer ]]; then
         [[ -f $tokenizer ]] || die "$tokenizer: no such tokenizer file"
         INPUT=(--tokenizer "$tokenizer" -p "The capital of France is")
-    else
-        INPUT=(--tokens "1,2,3,4,5,6,7,8")
     fi
     say "model: $MODEL ($MODEL_IS)"
+}
+
+# ask_engine BINARY: sets ISA and THREADS to those with which the binary computes MODEL when no flag chooses.
+ask_engine() {
+    local json
+    json=$(unset_switches "$1" run --model "$MODEL" "${INPUT[@]}" -n 1 --greedy --quiet --json) \
+        || die "$(shown "$1") cannot run $(shown "$MODEL")"
+    ISA=$(sed -n 's/.*"isa":"\([a-z0-9]*\)".*/\1/p' <<<"$json")
+    THREADS=$(sed -n 's/.*"threads":\([0-9]*\).*/\1/p' <<<"$json")
+    [[ -n $ISA && -n $THREADS ]] || die "no isa or no threads in the JSON of $(shown "$1") run"
 }
 
 # unset_switches COMMAND...: runs it with every switch unset.
@@ -153,23 +166,37 @@ processors() {
 
 # text_header NAME: the circumstances, one `key: value` per line.
 text_header() {
+    local date commit dirty rustc cpu features processors
+    date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+    commit=$(commit)
+    dirty=$(dirty)
+    rustc=$(rustc --version)
+    cpu=$(cpu)
+    features=$(cpu_features)
+    processors=$(processors)
     echo "receipt: $1"
     echo "schema: 1"
-    echo "date: $(date -u +%Y-%m-%dT%H:%M:%SZ)"
-    echo "commit: $(commit)"
-    echo "dirty: $(dirty)"
-    echo "rustc: $(rustc --version)"
+    echo "date: $date"
+    echo "commit: $commit"
+    echo "dirty: $dirty"
+    echo "rustc: $rustc"
     echo "profile: release"
-    echo "cpu: $(cpu)"
-    echo "cpu_features: $(cpu_features)"
-    echo "processors: $(processors)"
+    echo "cpu: $cpu"
+    echo "cpu_features: $features"
+    echo "processors: $processors"
 }
 
-# The model's part of it.
+# The model's part of it, after `choose_model` and `ask_engine`.
 text_model() {
-    echo "model: $(shown "$MODEL") ($MODEL_IS)"
-    echo "model_sha256: $(sha256 "$MODEL")"
-    echo "model_bytes: $(size "$MODEL")"
+    local model sha256 bytes
+    model=$(shown "$MODEL")
+    sha256=$(sha256 "$MODEL")
+    bytes=$(size "$MODEL")
+    echo "isa: $ISA"
+    echo "threads: $THREADS"
+    echo "model: $model ($MODEL_IS)"
+    echo "model_sha256: $sha256"
+    echo "model_bytes: $bytes"
 }
 
 # json TEXT: a JSON string.
@@ -178,24 +205,54 @@ json() {
     [[ -n $1 ]] || printf '""'
 }
 
-# json_header NAME: the circumstances, as the first members of an object.
-json_header() {
-    echo "  \"receipt\": $(json "$1"),"
-    echo "  \"schema\": 1,"
-    echo "  \"date\": \"$(date -u +%Y-%m-%dT%H:%M:%SZ)\","
-    echo "  \"commit\": $(json "$(commit)"),"
-    echo "  \"dirty\": $(dirty),"
-    echo "  \"rustc\": $(json "$(rustc --version)"),"
-    echo "  \"profile\": \"release\","
-    echo "  \"cpu\": $(json "$(cpu)"),"
-    echo "  \"cpu_features\": $(json "$(cpu_features)"),"
-    echo "  \"processors\": $(json "$(processors)"),"
+# member NAME TEXT: a member of an object on a line of its own.
+member() {
+    printf '  "%s": ' "$1"
+    json "$2"
+    echo ","
 }
 
-# write_receipt NAME: stdin becomes receipts/NAME, whole or not at all.
+# json_header NAME: the circumstances, as the first members of an object.
+json_header() {
+    local date commit dirty rustc cpu features processors
+    date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+    commit=$(commit)
+    dirty=$(dirty)
+    rustc=$(rustc --version)
+    cpu=$(cpu)
+    features=$(cpu_features)
+    processors=$(processors)
+    member receipt "$1"
+    echo '  "schema": 1,'
+    member date "$date"
+    member commit "$commit"
+    echo "  \"dirty\": $dirty,"
+    member rustc "$rustc"
+    member profile release
+    member cpu "$cpu"
+    member cpu_features "$features"
+    member processors "$processors"
+}
+
+# The model's part of it, after `choose_model` and `ask_engine`.
+json_model() {
+    local model sha256 bytes
+    model=$(shown "$MODEL")
+    sha256=$(sha256 "$MODEL")
+    bytes=$(size "$MODEL")
+    member isa "$ISA"
+    echo "  \"threads\": $THREADS,"
+    member model "$model ($MODEL_IS)"
+    member model_sha256 "$sha256"
+    echo "  \"model_bytes\": $bytes,"
+}
+
+# write_receipt NAME FILE: the file becomes receipts/NAME, whole or not at all. A file and not a pipe: the right side of
+# a pipe cannot know that the left one died halfway.
 write_receipt() {
+    [[ -s $2 ]] || die "nothing to write into $1"
     mkdir -p "$RECEIPTS"
-    cat >"$RECEIPTS/.$1.part"
+    cp "$2" "$RECEIPTS/.$1.part"
     mv "$RECEIPTS/.$1.part" "$RECEIPTS/$1"
     say "wrote $(shown "$RECEIPTS/$1")"
 }

@@ -9,7 +9,7 @@
 # nothing: what is missing is named. Builds go to target-aarch64; a kernel that is not chosen is a failure.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 [[ ${1:-} == --help || ${1:-} == -h ]] && help_and_exit
 [[ $# -eq 0 ]] || die "$1: unknown argument; see --help"

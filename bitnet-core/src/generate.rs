@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::TokenId;
 use crate::error::Result;
 use crate::model::Logits;
+use crate::parity::TOP_K;
 use crate::sampler::Sampler;
 use crate::session::Session;
 use crate::trace::{self, parity_trace, trace_timing};
@@ -40,7 +41,8 @@ pub struct Generated {
     pub step: usize,
     /// The token; the last one may be an end token.
     pub token: TokenId,
-    /// Time from the request for this token to its choice: for step 0, the whole prompt.
+    /// Time from the request for this token to its choice: for step 0, the whole prompt. An instrumented build writes
+    /// the token's lines after that.
     pub elapsed: Duration,
 }
 
@@ -99,17 +101,23 @@ impl Iterator for Generation<'_, '_> {
         }
         let begun = Instant::now();
         let go_on = || self.options.go_on.is_none_or(|go_on| go_on());
-        // A parity log shows ten logits, and a plain build knows that it never writes one.
-        let wanted = if trace::parity_on() { Logits::All } else { self.sampler.wanted() };
+        let wanted = match self.sampler.wanted() {
+            // A parity log shows ten logits, and a plain build knows that it never writes one.
+            Logits::Top(k) if trace::parity_on() => Logits::Top(k.max(TOP_K)),
+            wanted => wanted,
+        };
         match self.session.prefill_while(&self.pending, wanted, go_on) {
             Ok(true) => {}
-            Ok(false) => return self.stop(StopReason::Interrupted),
+            Ok(false) => {
+                trace::drop_phases();
+                return self.stop(StopReason::Interrupted);
+            }
             Err(error) => return Some(Err(error)),
         }
         let logits = self.session.last_logits();
-        let token = choose(self.sampler, logits);
+        let (token, elapsed) = choose(self.sampler, logits, begun);
         parity_trace!(step = self.step, token = token, logits = logits);
-        let generated = Generated { step: self.step, token, elapsed: begun.elapsed() };
+        let generated = Generated { step: self.step, token, elapsed };
         self.step += 1;
         self.pending.clear();
         self.pending.push(token);
@@ -120,9 +128,10 @@ impl Iterator for Generation<'_, '_> {
     }
 }
 
+/// The token, and the time since `begun`: read here, since the end of this phase writes a token's timing lines.
 #[trace_timing(sample)]
-fn choose(sampler: &mut Sampler, logits: &[f32]) -> TokenId {
+fn choose(sampler: &mut Sampler, logits: &[f32], begun: Instant) -> (TokenId, Duration) {
     let token = sampler.sample(logits);
     sampler.accept(token);
-    token
+    (token, begun.elapsed())
 }

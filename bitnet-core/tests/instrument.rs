@@ -8,8 +8,12 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use bitnet_core::parity::Log;
+use bitnet_core::parity::{self, Log};
+use bitnet_core::synth::{SynthOptions, SynthShape, write_synthetic};
 use bitnet_core::trace::{self, parity_trace, quant_trace, trace_timing};
+use bitnet_core::{
+    GenerateOptions, LoadOptions, Logits, Model, Sampler, SamplerOptions, Session, SessionOptions, StopReason,
+};
 
 const SWITCHES: [&str; 4] =
     ["BITNET_PARITY", "BITNET_TRACE_QUANT", "BITNET_TRACE_TIMING", "BITNET_TRACE_FILE"];
@@ -138,13 +142,14 @@ fn scene_profiles_itself() {
     assert!(std::panic::catch_unwind(|| sample_of_nothing(&[])).is_err());
     let rows = trace::report();
     let row = |name: &str| {
-        rows.iter().find(|row| row.name == name).unwrap_or_else(|| panic!("no {name}: {rows:?}"))
+        // The engine, which other scenes use, has an `attention` of its own.
+        let ours = |row: &&trace::Row| row.name == name && row.module == "instrument";
+        rows.iter().find(ours).unwrap_or_else(|| panic!("no {name}: {rows:?}"))
     };
     assert!(row("forward").calls >= 6);
     assert!(row("attention").calls >= 12);
     assert!(row("sample_of_nothing").calls == 1, "a panic closes the span");
     assert!(row("attention").bytes >= 10 * 32 + 2 * 1200);
-    assert_eq!(row("attention").module, "instrument");
     assert!(row("attention").total >= row("product").total);
     assert!(row("attention").own < row("attention").total, "the product's time is not the layer's own");
     assert!(rows.is_sorted_by_key(|row| std::cmp::Reverse(row.own)));
@@ -153,6 +158,56 @@ fn scene_profiles_itself() {
 #[trace_timing]
 fn sample_of_nothing(logits: &[f32]) -> f32 {
     logits[0]
+}
+
+/// A model whose head is large enough to be screened, and not the embedding: it does not repeat itself.
+fn screened_model() -> (tempfile::TempDir, Model) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("screened.gguf");
+    let mut options = SynthOptions::new(SynthShape::Tiny);
+    (options.n_vocab, options.arch) = (Some(4200), "llama".to_owned());
+    write_synthetic(&path, &options, &mut |_, _| {}).unwrap();
+    let model = Model::load(&path, &LoadOptions::default()).unwrap();
+    (folder, model)
+}
+
+const PROMPT: [u32; 3] = [1, 2, 3];
+const N_SCREENED: usize = 6;
+
+/// The best of twelve: more logits than a parity line holds.
+fn best_of_twelve() -> SamplerOptions {
+    SamplerOptions { top_k: 12, temperature: 5.0, ..SamplerOptions::default() }
+}
+
+#[test]
+fn scene_chooses_by_a_screened_head() {
+    trace::init().unwrap();
+    let (_folder, model) = screened_model();
+    for options in [SamplerOptions::greedy(), best_of_twelve()] {
+        let mut session = Session::new(&model, &SessionOptions::default()).unwrap();
+        let mut sampler = Sampler::new(options).unwrap();
+        let options = GenerateOptions { max_tokens: Some(N_SCREENED), ..GenerateOptions::default() };
+        assert_eq!(session.generate(&PROMPT, &mut sampler, options).count(), N_SCREENED);
+    }
+    assert!(model.decode_bytes(Logits::Top(1)) < model.decode_bytes(Logits::All), "a screen was made");
+}
+
+#[test]
+fn scene_is_interrupted_and_goes_on() {
+    trace::init().unwrap();
+    let (_folder, model) = screened_model();
+    let mut session = Session::new(&model, &SessionOptions::default()).unwrap();
+    let mut sampler = Sampler::new(SamplerOptions::greedy()).unwrap();
+    let slow_no = || {
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        false
+    };
+    let options = GenerateOptions { go_on: Some(&slow_no), ..GenerateOptions::default() };
+    let mut interrupted = session.generate(&PROMPT, &mut sampler, options);
+    assert!(interrupted.next().is_none());
+    assert_eq!(interrupted.stopped(), Some(StopReason::Interrupted));
+    let options = GenerateOptions { max_tokens: Some(1), ..GenerateOptions::default() };
+    assert_eq!(session.generate(&PROMPT, &mut sampler, options).count(), 1);
 }
 
 #[test]
@@ -224,6 +279,41 @@ fn each_switch_gives_its_own_lines_and_no_others() {
         // Two layers of 100 us; the 50 us of embedding are counted once, where they belong.
         assert!(token[0].1 >= 50 && token[1].1 >= 200, "{said}");
     }
+}
+
+#[test]
+fn parity_lines_of_a_screened_head_are_those_of_the_full_one() {
+    if !trace::AVAILABLE {
+        return;
+    }
+    let (_folder, model) = screened_model();
+    let mut expected = String::new();
+    for options in [SamplerOptions::greedy(), best_of_twelve()] {
+        let mut session = Session::new(&model, &SessionOptions::default()).unwrap();
+        let mut sampler = Sampler::new(options).unwrap();
+        let mut pending = PROMPT.to_vec();
+        for _ in 0..N_SCREENED {
+            let logits = session.prefill(&pending).unwrap(); // all of them
+            let token = sampler.sample(logits);
+            let step = expected.lines().count() as u64; // the second text's lines follow the first's
+            expected += &parity::line(step, token, &parity::top_k(logits, parity::TOP_K));
+            expected += "\n";
+            pending = vec![token];
+        }
+    }
+    assert!(expected.lines().all(|line| line.matches('[').count() == 11), "ten logits: {expected}");
+    assert_eq!(stderr(&run("scene_chooses_by_a_screened_head", &[("BITNET_PARITY", "1")])), expected);
+}
+
+#[test]
+fn an_interrupted_token_leaves_no_time_to_the_next_one() {
+    if !trace::AVAILABLE {
+        return;
+    }
+    let said = stderr(&run("scene_is_interrupted_and_goes_on", &[("BITNET_TRACE_TIMING", "1")]));
+    let phases = phases_of(&said);
+    assert_eq!(phases.len(), 4, "{said}");
+    assert!(phases[1].1 < 1_500_000, "the two seconds before the interruption are not this token's: {said}");
 }
 
 fn phases_of(text: &str) -> Vec<(&str, u64)> {

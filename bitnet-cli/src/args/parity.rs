@@ -21,7 +21,8 @@ Compares two logs of generated tokens and the logits they were chosen by, step b
 first token that differs: first difference, largest and RMS difference of the logits both logs
 hold, share of ranks that hold the same token, and a verdict:
 
-  identical             same tokens, same ranking, same bits of every logit
+  identical             same tokens, and at every rank that both logs hold, ten of ours, the same
+                        token and the same bits of its logit; how many ranks that is, is told
   same tokens           logits or ranking differ, or a log has no logits
   diverged at step K    from here on the two runs continue different texts
 

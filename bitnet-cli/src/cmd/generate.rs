@@ -1,6 +1,6 @@
 //! The engine's generation loop, as verbs use it: Ctrl-C, stop texts and the times of its two phases.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bitnet_core::tokenizer::{Detokenizer, StopMatcher};
 use bitnet_core::{GenerateOptions, Generated, Sampler, Session, StopReason, TokenId, Tokenizer};
@@ -65,6 +65,8 @@ pub(crate) struct Outcome {
     pub(crate) prompt: Phase,
     /// Every token after the first: each was decoded from the one before it.
     pub(crate) eval: Phase,
+    /// From the first request to the end: both of these, and what was done with tokens in between.
+    pub(crate) wall: Duration,
 }
 
 /// Continues `prompt` and calls `hear` with every token as it is chosen; `hear` says whether a stop text came.
@@ -82,6 +84,7 @@ pub(crate) fn generate(
     let (mut ids, mut end_token) = (Vec::new(), None);
     let (mut first, mut eval) = (Phase::default(), Phase::default());
     let mut stop_text = false;
+    let begun = Instant::now();
     for generated in tokens.by_ref() {
         let Generated { step, token, elapsed } = generated?;
         if step == 0 {
@@ -99,11 +102,12 @@ pub(crate) fn generate(
             break;
         }
     }
+    let wall = begun.elapsed();
     let ended = match tokens.stopped() {
         Some(reason) if !stop_text => Ended::Engine(reason),
         _ => Ended::StopText,
     };
-    Ok(Outcome { ids, ended, end_token, prompt: first, eval })
+    Ok(Outcome { ids, ended, end_token, prompt: first, eval, wall })
 }
 
 /// Tokens as text, character by character, up to a stop text.

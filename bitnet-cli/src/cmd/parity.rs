@@ -92,6 +92,7 @@ fn as_text(a: &Log, b: &Log, compared: &Comparison) -> String {
         let _ = writeln!(text, "max difference:   {}{at}", number(c.max_difference));
         let _ = writeln!(text, "rms difference:   {}", number(c.rms_difference));
     }
+    let _ = writeln!(text, "ranks compared:   {}", c.ranks);
     if let Some(share) = c.rank_agreement {
         let _ = writeln!(text, "rank agreement:   {:.2} %", share * 100.0);
     }
@@ -149,6 +150,7 @@ fn as_json(a: &Log, b: &Log, compared: &Comparison, matches: bool) -> Value {
         "max_difference": difference(c.max_difference),
         "max_difference_at": c.max_difference_at.map(|(step, token)| json!({ "step": step, "token": token })),
         "rms_difference": difference(c.rms_difference),
+        "ranks": c.ranks,
         "rank_agreement": c.rank_agreement,
         "a": log(a, c.only_in[0]),
         "b": log(b, c.only_in[1]),

@@ -156,7 +156,7 @@ mod tests {
         ];
         let phase = Phase { n: 1, time: Duration::from_millis(40) };
         let ended = Ended::Engine(StopReason::Length);
-        (Outcome { ids: vec![1], ended, end_token: None, prompt: phase, eval: phase }, rows)
+        (Outcome { ids: vec![1], ended, end_token: None, prompt: phase, eval: phase, wall: phase.time }, rows)
     }
 
     #[test]

@@ -91,6 +91,7 @@ fn timings(load_time: Duration, done: &Outcome) -> serde_json::Value {
         "load_ms": load_time.as_secs_f64() * 1e3,
         "prompt": phase(done.prompt),
         "eval": phase(done.eval),
+        "wall_ms": done.wall.as_secs_f64() * 1e3,
     })
 }
 

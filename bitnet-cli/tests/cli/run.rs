@@ -33,6 +33,8 @@ fn json_says_what_was_computed_and_how() {
     assert!(prompt >= 1, "{object}");
     let timings = &object["timings"];
     assert!(timings["load_ms"].as_f64().unwrap() > 0.0);
+    let ms = |phase: &str| timings[phase]["ms"].as_f64().unwrap();
+    assert!(timings["wall_ms"].as_f64().unwrap() >= ms("prompt") + ms("eval"));
     assert_eq!((&timings["prompt"]["n"], &timings["eval"]["n"]), (&json!(prompt), &json!(3)));
     for phase in ["prompt", "eval"] {
         assert!(timings[phase]["ms"].as_f64().unwrap() > 0.0);

@@ -27,14 +27,17 @@ pub struct Comparison {
     pub max_difference_at: Option<(u64, TokenId)>,
     /// Root of the mean squared difference.
     pub rms_difference: f64,
-    /// Share of ranks that hold the same token in both; nothing if no step has logits in both.
+    /// Ranks both logs hold, over all steps: what a verdict of [`Verdict::Identical`] is about.
+    pub ranks: usize,
+    /// Share of them that hold the same token in both; nothing if there are none.
     pub rank_agreement: Option<f64>,
 }
 
 /// The short answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Same tokens, same ranking, same bits of logits; every step has logits in both logs.
+    /// Same tokens, and at every rank both logs hold the same token and the same bits of its logit; there is one such
+    /// rank at every step. A log may hold more logits than the other: those are not compared.
     Identical,
     /// Same tokens; logits differ, or one log has none.
     SameTokens,
@@ -92,6 +95,7 @@ pub fn compare(a: &Log, b: &Log) -> Result<Comparison> {
         max_difference: tally.max,
         max_difference_at: tally.max_at,
         rms_difference: if tally.shared == 0 { 0.0 } else { (tally.squares / tally.shared as f64).sqrt() },
+        ranks: tally.ranks,
         rank_agreement: (tally.ranks > 0).then(|| tally.same_ranks as f64 / tally.ranks as f64),
     })
 }
@@ -210,6 +214,15 @@ mod tests {
         assert_eq!((c.max_difference, c.max_difference_at), (3.0, Some((0, 3))));
         assert_eq!(c.rms_difference, (9.0f64 / 2.0).sqrt());
         assert_eq!(c.rank_agreement, Some(0.25)); // one of three ranks, none of one
+    }
+
+    #[test]
+    fn only_ranks_both_hold_are_compared_and_they_are_counted() {
+        let long = log(0, &[(1, &[(1, 4.0), (2, 3.0), (3, 1.0)]), (2, &[(2, 1.0), (9, 0.5)])]);
+        let short = log(0, &[(1, &[(1, 4.0)]), (2, &[(2, 1.0), (9, 0.5)])]);
+        let c = compare(&long, &short).unwrap();
+        assert_eq!((c.verdict, c.ranks, c.rank_agreement), (Verdict::Identical, 3, Some(1.0)));
+        assert_eq!(compare(&long, &long).unwrap().ranks, 5);
     }
 
     #[test]

@@ -14,9 +14,25 @@ fn put(mut text: String) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
+thread_local! {
+    /// The number of this thread's first line of the current text, and of its next line.
+    static STEPS: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
 /// The line of [`parity_trace!`](super::parity_trace).
+///
+/// A thread that generates one text after the other, as `chat` does, counts on: its lines are one log.
 pub fn parity_line(step: usize, token: TokenId, logits: &[f32]) {
-    put(line(step as u64, token, &top_k(logits, TOP_K)));
+    put(line(count_on(step as u64), token, &top_k(logits, TOP_K)));
+}
+
+/// The number of the line for a text's `step`; a text begins with step 0.
+fn count_on(step: u64) -> u64 {
+    let (first, next) = STEPS.get();
+    let first = if step == 0 { next } else { first };
+    let number = first.wrapping_add(step);
+    STEPS.set((first, number.wrapping_add(1)));
+    number
 }
 
 /// The line of [`quant_trace!`](super::quant_trace).
@@ -74,6 +90,11 @@ pub(super) fn phase_done(phase: Phase, ticks: u64) {
     }
 }
 
+/// Forgets the phases of a token that is never chosen, because its evaluation was interrupted.
+pub fn drop_phases() {
+    PHASES.set([0; 4]);
+}
+
 /// Nearest microseconds, not truncated: four truncations would lose two of them on every token.
 fn timing_text(ns: [u128; 4]) -> String {
     let [embed, forward, logits, sample] = ns.map(|ns| (ns + 500) / 1000);
@@ -99,6 +120,12 @@ mod tests {
         let text = quant_text(&"a\nquant_dispatch: tensor=b format=F16", &"F32", &"scalar", &[1usize]);
         assert!(!text.contains('\n'), "{text}");
         assert_eq!(text.matches(" format=").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn the_lines_of_one_text_after_the_other_are_one_log() {
+        let steps: Vec<u64> = [0, 1, 2, 0, 0, 1].map(count_on).to_vec();
+        assert_eq!(steps, [0, 1, 2, 3, 4, 5]);
     }
 
     #[test]

@@ -10,6 +10,10 @@
 //! A switch is on when it is `1` and off when it is unset, empty or `0`; anything else is refused by [`init`],
 //! which reads the environment, once. Before `init` everything is off.
 //!
+//! A token's four phases are what its loop spends, less some calls between them and the rounding to microseconds: with
+//! a token of 100 us or more their sum is within 2 % of `Generated::elapsed`. Lines are written when the token has been
+//! chosen and its time taken: writing them belongs to no phase and to no token.
+//!
 //! Without the `instrument` feature this module is [`init`], which then can only say that it cannot obey, and
 //! the few names a caller needs so that it need not know which build it is in.
 //!
@@ -39,7 +43,7 @@ mod span;
 mod switches;
 
 #[cfg(feature = "instrument")]
-pub use lines::{parity_line, quant_line};
+pub use lines::{drop_phases, parity_line, quant_line};
 #[cfg(feature = "instrument")]
 pub use report::report;
 #[cfg(feature = "instrument")]
@@ -48,7 +52,7 @@ pub use span::{Field, Site, Span, Value};
 pub use switches::{detail_on, finish, init, parity_on, phase_on, profile, quant_on, record_to};
 
 #[cfg(not(feature = "instrument"))]
-pub use notice::{finish, init, parity_on, profile, record_to, report};
+pub use notice::{drop_phases, finish, init, parity_on, profile, record_to, report};
 
 use std::time::Duration;
 
