@@ -28,7 +28,8 @@ pub(crate) struct Loaded {
 /// Loads the model that the flags name, or the one inside the binary, and its vocabulary.
 pub(crate) fn load(args: &ModelArgs) -> Result<Loaded, Failure> {
     let start = Instant::now();
-    let _word = args.model.as_ref().and_then(|path| Progress::word(format!("loading {}", path.display())));
+    let named = args.model.as_ref().filter(|_| !args.quiet);
+    let _word = named.and_then(|path| Progress::word(format!("loading {}", path.display())));
     let model = match &args.model {
         Some(path) => load_model(path, args)?,
         None => load_demo(args)?,
@@ -44,15 +45,15 @@ pub(crate) fn load(args: &ModelArgs) -> Result<Loaded, Failure> {
 pub(crate) fn load_model(path: &Path, args: &ModelArgs) -> Result<Model, Failure> {
     let options = load_options(args)?;
     match Checkpoint::is_at(path) {
-        true => Ok(Model::from_gguf(checkpoint(path)?, &options)?),
+        true => Ok(Model::from_gguf(checkpoint(path, args.quiet)?, &options)?),
         false => Ok(Model::load(path, &options)?),
     }
 }
 
 /// A Hugging Face checkpoint, converted into memory.
-fn checkpoint(dir: &Path) -> Result<Gguf, Failure> {
+fn checkpoint(dir: &Path, quiet: bool) -> Result<Gguf, Failure> {
     let checkpoint = Checkpoint::open(dir, &ConvertOptions::default())?;
-    let mut progress = Progress::new(format!("loading {}", dir.display()));
+    let mut progress = if quiet { None } else { Progress::new(format!("loading {}", dir.display())) };
     Ok(checkpoint.load(&mut |done, total| {
         if let Some(progress) = &mut progress {
             progress.show(done, total);
