@@ -9,9 +9,9 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// A progress line called `label`; silent when stderr is no terminal.
+    /// A progress line called `label`; silent when stderr is no terminal, or one that cannot erase a line.
     pub(crate) fn new(label: String) -> Option<Self> {
-        io::stderr().is_terminal().then_some(Progress { label, shown: None })
+        (io::stderr().is_terminal() && erases()).then_some(Progress { label, shown: None })
     }
 
     /// A line that says `label` alone, until it is dropped: of work whose end cannot be foretold.
@@ -30,6 +30,12 @@ impl Progress {
             let _ = write!(io::stderr(), "\r{} {percent:3} %", self.label);
         }
     }
+}
+
+/// Whether the terminal obeys escape sequences, as far as its name tells.
+#[expect(clippy::disallowed_methods, reason = "the terminal's name, which is no switch of ours")]
+fn erases() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
 impl Drop for Progress {

@@ -102,7 +102,16 @@ fn build() -> Value {
         ("instrument", cfg!(feature = "instrument")),
     ];
     let on: Vec<&str> = features.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
-    let binary = std::env::current_exe().ok().and_then(|path| file_identity(&path).ok());
+    let binary = std::env::current_exe().ok().and_then(|path| {
+        let mut binary = file_identity(&path).ok()?;
+        // As it lies in the current folder, if it does: a checkout has the same files wherever it is.
+        if let Some(within) =
+            std::env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok()?.to_str())
+        {
+            binary["path"] = within.into();
+        }
+        Some(binary)
+    });
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "rustc": env!("BITNET_RUSTC"),

@@ -2,7 +2,8 @@
 
 Every question belongs to a family and has a key, its operands. Keys in a reserved twentieth (by CRC-32) are never
 trained, in no form and in no conversation; evaluation draws from these alone. Not reserved, because they are too few
-to be held out, are products, the fixed conversation, and operands below ten.
+to be held out, are products, the fixed conversation, and operands below ten. A key is an order: where a+b is
+reserved, b+a mostly is not, and may have been trained.
 """
 
 import random
@@ -124,11 +125,40 @@ def items(rng, alphabet):
     return "list" + " ".join(found), found
 
 
+def until(rng, limit, wanted):
+    """Two operands below `limit`, as soon as they are wanted."""
+    while True:
+        a, b = rng.randrange(limit), rng.randrange(limit)
+        if wanted(a, b):
+            return a, b
+
+
+def negative_999(rng):
+    """Differences below zero of operands to 999. Training has few of them: see `negative`."""
+    a, b = until(rng, 1000, lambda a, b: a < b and b >= 10 and reserved(pair_key("-", a, b)))
+    return f"{a}-{b}=", str(a - b)
+
+
+def add_999_unseen(rng):
+    """Sums never trained in either order. Of most other reserved sums, training may have b+a."""
+    def wanted(a, b):
+        return max(a, b) >= 10 and reserved(pair_key("+", a, b)) and reserved(pair_key("+", b, a))
+
+    a, b = until(rng, 1000, wanted)
+    return f"{a}+{b}=", str(a + b)
+
+
+# Tasks that training does not draw: the same question forms, under a stricter or a harder rule.
+EVALUATED_ONLY = {"negative_999": negative_999, "add_999_unseen": add_999_unseen}
+
+
 def question(task, rng, held_out):
     """(prompt, answer) of a task that stands by itself."""
     def pick(draw):
         return drawn(rng, held_out, lambda rng: draw(rng, held_out))
 
+    if task in EVALUATED_ONLY:
+        return EVALUATED_ONLY[task](rng)
     word_limit = 1000 if rng.random() < 0.4 else 100
     match task:
         case "add_99" | "add_999":
@@ -187,11 +217,13 @@ def turn(task, rng, held_out):
     return prompt.removesuffix("=") if rng.random() < 0.4 else prompt, reply
 
 
-# Evaluation: task, number of questions. Products are all 144 of them.
+# Evaluation: task, number of questions. Products are all 144 of them. A new task comes last, so that the questions of
+# the others stay what they are.
 EVAL = {
     "add_99": 200, "sub_99": 200, "add_999": 200, "sub_999": 200, "negative": 100, "product": 144, "compare": 100,
     "word_sum": 100, "word_difference": 100, "word_product": 100, "word_compare": 100, "reverse": 100, "sort": 100,
     "chat_question": 150, "chat_turns": 100, "chat_talk": 60, "chat_other": 60,
+    "negative_999": 400, "add_999_unseen": 200,
 }
 
 

@@ -28,6 +28,7 @@ then nothing is reported (exit code 5).
 Usage: bitnet bench [-m FILE | --synthetic SHAPE] [flags]
 
 Examples:
+  bitnet bench -p 64 -n 16
   bitnet bench -m model.gguf
   bitnet bench --synthetic 2b4t -p 128,512 -n 32 -t 1,2 -r 10
   bitnet bench -m model.gguf -p 0 -n 64 -d 0,1024 -o json --receipt receipts/decode.json
@@ -150,6 +151,7 @@ fn parse(line: &Line) -> Result<Command, Failure> {
             no_mmap: line.has("--no-mmap"),
             placement: line.choice("--weights", super::model::PLACEMENTS)?.unwrap_or_default(),
             reading: ReadingArgs::parse(line)?,
+            quiet: line.has("--quiet"),
             ..ModelArgs::default()
         },
         n_prompt: lengths("--n-prompt", &[128, 512])?,

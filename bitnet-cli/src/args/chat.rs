@@ -16,6 +16,7 @@ a pipe, every line is a turn.
 Usage: bitnet chat [-m FILE] [flags]
 
 Examples:
+  bitnet chat
   bitnet chat -m model.gguf
   bitnet chat -m model.gguf --system \"Answer in one sentence.\" --temp 0.3
   printf 'My name is Ada.\\nWhat is my name?\\n' | bitnet chat -m model.gguf --greedy -n 64
@@ -32,7 +33,8 @@ Flags:
   -c, --ctx-size N        positions in the context (default: what the model was trained for)
       --greedy            always the most likely token; ties go to the lowest id
       --temp, --temperature T
-                          0 is greedy; above 1 flattens the choice (default 0.6)
+                          0 is greedy; above 1 flattens the choice (default 0.6; greedy for the
+                          demo model)
       --top-k N           choose among the N most likely tokens; 0 is all (default 40)
       --top-p P           choose among the most likely tokens that together reach P (default 0.9)
       --min-p P           drop tokens less likely than P times the most likely one (default 0.05)
@@ -48,7 +50,7 @@ Flags:
                           what no cache holds, in the faster of the two; the default)
       --i2s-layout L      order of I2_S codes: a, or b (bitnet.cpp on ARM since November 2025)
       --tl-config FILE    a kernel_config.ini: tile sizes of TL1 and TL2 tensors
-  -q, --quiet             no greeting, and nothing on stderr when all goes well
+  -q, --quiet             no greeting, no times at the end, nothing on stderr when all goes well
   -h, --help              this text
 
 Type /help for the commands. Ctrl-C ends a reply and keeps what there is of it; at the prompt, it

@@ -28,22 +28,25 @@ Examples:
 Flags:
   -t, --threads N  threads to measure with (default: the processors this process may use)
       --json       one JSON object
+  -q, --quiet      nothing on stderr when all goes well
   -h, --help       this text
 
 Exits 5 if a kernel computes something else than the scalar definition.
 ";
 
-const FLAGS: &[Flag] = &[Flag::one(&["-t", "--threads"]), Flag::switch(&["--json"])];
+const FLAGS: &[Flag] =
+    &[Flag::one(&["-t", "--threads"]), Flag::switch(&["--json"]), Flag::switch(&["-q", "--quiet"])];
 
 /// `bitnet doctor`, understood.
 #[derive(Debug)]
 pub(crate) struct DoctorArgs {
     pub(crate) n_threads: Option<usize>,
     pub(crate) json: bool,
+    pub(crate) quiet: bool,
 }
 
 fn parse(line: &Line) -> Result<Command, Failure> {
     line.no_words()?;
     let n_threads = line.number("--threads", 1..=MAX_THREADS)?;
-    Ok(Command::Doctor(DoctorArgs { n_threads, json: line.has("--json") }))
+    Ok(Command::Doctor(DoctorArgs { n_threads, json: line.has("--json"), quiet: line.has("--quiet") }))
 }

@@ -16,6 +16,7 @@ end token has to be the answer and nothing else.
 Usage: bitnet eval [-m FILE] --data FILE.tsv [flags]
 
 Examples:
+  bitnet eval --data bitnet-cli/tests/data/demo_eval.tsv
   bitnet eval -m model.gguf --data held-out.tsv
   bitnet eval -m model.gguf --data held-out.tsv --min sums=99 --min total=97.5 --json
 

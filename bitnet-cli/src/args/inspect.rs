@@ -42,6 +42,7 @@ Flags:
       --i2s-layout L    order of I2_S codes: a, or b (bitnet.cpp on ARM since November 2025)
       --tl-config FILE  a kernel_config.ini: tile sizes of TL1 and TL2 tensors
       --json            one JSON object
+  -q, --quiet           nothing on stderr when all goes well
   -h, --help            this text
 ";
 
@@ -55,6 +56,7 @@ const FLAGS: &[Flag] = &[
     Flag::one(&["--i2s-layout"]),
     Flag::one(&["--tl-config"]),
     Flag::switch(&["--json"]),
+    Flag::switch(&["-q", "--quiet"]),
 ];
 
 /// `bitnet inspect`, understood.
@@ -73,6 +75,7 @@ pub(crate) struct InspectArgs {
     pub(crate) pre: Option<String>,
     pub(crate) reading: ReadingArgs,
     pub(crate) json: bool,
+    pub(crate) quiet: bool,
 }
 
 fn parse(line: &Line) -> Result<Command, Failure> {
@@ -100,5 +103,6 @@ fn parse(line: &Line) -> Result<Command, Failure> {
         pre: line.text("--pre")?,
         reading: ReadingArgs::parse(line)?,
         json: line.has("--json"),
+        quiet: line.has("--quiet"),
     })))
 }

@@ -228,6 +228,29 @@ mod tests {
     }
 
     #[test]
+    fn every_verb_that_says_more_than_its_answer_can_be_quiet() {
+        for verb in VERBS.iter().filter(|verb| verb.name != "completions") {
+            assert!(verb.flags.iter().any(|flag| flag.names == ["-q", "--quiet"]), "{}", verb.name);
+        }
+    }
+
+    #[test]
+    fn where_the_demo_model_is_the_default_an_example_has_it() {
+        let mut n_verbs = 0;
+        for verb in VERBS.iter().filter(|verb| verb.help.contains("(default: the demo model")) {
+            let (_, examples) = verb.help.split_once("\nExamples:\n").expect("a help text has examples");
+            let mut examples = examples.lines().take_while(|line| !line.is_empty());
+            let names_no_model = |line: &str| {
+                line.starts_with(&format!("  bitnet {}", verb.name))
+                    && !["-m ", "--synthetic "].iter().any(|other| line.contains(other))
+            };
+            assert!(examples.any(names_no_model), "bitnet {} --help", verb.name);
+            n_verbs += 1;
+        }
+        assert!(n_verbs >= 1);
+    }
+
+    #[test]
     fn help_texts_fit_a_terminal() {
         for text in VERBS.iter().map(|verb| verb.help.to_owned()).chain([help()]) {
             for line in text.lines() {

@@ -52,6 +52,8 @@ pub(crate) struct ModelArgs {
     pub(crate) placement: Placement,
     /// How its ternary tensors are to be read.
     pub(crate) reading: ReadingArgs,
+    /// Load it without a word.
+    pub(crate) quiet: bool,
 }
 
 /// What a file does not say about its ternary tensors.
@@ -89,6 +91,7 @@ impl ModelArgs {
             no_mmap: line.has("--no-mmap"),
             placement: line.choice("--weights", PLACEMENTS)?.unwrap_or_default(),
             reading: ReadingArgs::parse(line)?,
+            quiet: line.has("--quiet"),
         })
     }
 

@@ -31,6 +31,7 @@ Usage: bitnet parity A B [flags]
 
 Examples:
   bitnet parity ours.log theirs.log
+  bitnet parity --record ours.log -p \"2+2=\"
   bitnet parity --record ours.log -m model.gguf --tokens 1,2,3 -n 24
   BITNET_PARITY=1 bitnet run -m model.gguf -p hi --greedy 2>&1 >/dev/null | bitnet parity - b.json
 
@@ -59,6 +60,7 @@ Flags:
       --i2s-layout L      order of I2_S codes: a, or b (bitnet.cpp on ARM since November 2025)
       --tl-config FILE    a kernel_config.ini: tile sizes of TL1 and TL2 tensors
       --force             overwrite OUT
+  -q, --quiet             nothing on stderr when all goes well
   -h, --help              this text
 
 A and B are files; one of them may be -, stdin. Exit 0: identical, and both logs have the same
@@ -104,6 +106,7 @@ const FLAGS: &[Flag] = &[
     Flag::one(&["--i2s-layout"]),
     Flag::one(&["--tl-config"]),
     Flag::switch(&["--force"]),
+    Flag::switch(&["-q", "--quiet"]),
 ];
 
 /// What only a comparison knows.
@@ -162,7 +165,8 @@ fn parse(line: &Line) -> Result<Command, Failure> {
 }
 
 fn compare(line: &Line) -> Result<CompareArgs, Failure> {
-    let of_record = FLAGS.iter().map(Flag::name).filter(|name| !OF_COMPARISON.contains(name));
+    let of_both = |name: &&str| OF_COMPARISON.contains(name) || *name == "--quiet";
+    let of_record = FLAGS.iter().map(Flag::name).filter(|name| !of_both(name));
     for name in of_record {
         if line.has(name) {
             return Err(Failure::misuse(name, "belongs to a recording; expected --record OUT with it"));

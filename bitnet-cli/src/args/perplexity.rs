@@ -21,6 +21,7 @@ estimate after each chunk, then the final one with its standard error. Lower is 
 Usage: bitnet perplexity [-m FILE] -f TEXT [flags]
 
 Examples:
+  bitnet perplexity -f README.md -c 128
   bitnet perplexity -m model.gguf -f wiki.test.raw
   bitnet perplexity -m model.gguf -f wiki.test.raw -c 2048 --chunks 8 --json
 

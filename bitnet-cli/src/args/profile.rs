@@ -24,6 +24,7 @@ Needs a binary with the annotations in it: cargo build --release --features inst
 Usage: bitnet profile [-m FILE] (-p TEXT | --tokens IDS) [flags]
 
 Examples:
+  bitnet profile -p \"2+2=\" -n 8
   bitnet profile -m model.gguf -p \"The capital of France is\" -n 64
   bitnet profile -m model.gguf --tokens 128000,791,6864 -t 1 --trace trace.json
 
@@ -48,6 +49,7 @@ Flags:
       --tl-config FILE    a kernel_config.ini: tile sizes of TL1 and TL2 tensors
       --trace FILE        also write every span for ui.perfetto.dev or chrome://tracing
       --json              one JSON object instead of a table
+  -q, --quiet             nothing on stderr when all goes well
   -h, --help              this text
 
 Columns, each summed over all threads:
@@ -80,6 +82,7 @@ const FLAGS: &[Flag] = &[
     Flag::one(&["--tl-config"]),
     Flag::one(&["--trace"]),
     Flag::switch(&["--json"]),
+    Flag::switch(&["-q", "--quiet"]),
 ];
 
 /// `bitnet profile`, understood.

@@ -33,7 +33,8 @@ Flags:
   -c, --ctx-size N        positions in the context (default: what the model was trained for)
       --greedy            always the most likely token; ties go to the lowest id
       --temp, --temperature T
-                          0 is greedy; above 1 flattens the choice (default 0.8)
+                          0 is greedy; above 1 flattens the choice (default 0.8; greedy for the
+                          demo model)
       --top-k N           choose among the N most likely tokens; 0 is all (default 40)
       --top-p P           choose among the most likely tokens that together reach P (default 0.95)
       --min-p P           drop tokens less likely than P times the most likely one (default 0.05)

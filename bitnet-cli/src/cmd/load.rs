@@ -28,7 +28,8 @@ pub(crate) struct Loaded {
 /// Loads the model that the flags name, or the one inside the binary, and its vocabulary.
 pub(crate) fn load(args: &ModelArgs) -> Result<Loaded, Failure> {
     let start = Instant::now();
-    let _word = args.model.as_ref().and_then(|path| Progress::word(format!("loading {}", path.display())));
+    let named = args.model.as_ref().filter(|_| !args.quiet);
+    let _word = named.and_then(|path| Progress::word(format!("loading {}", path.display())));
     let model = match &args.model {
         Some(path) => load_model(path, args)?,
         None => load_demo(args)?,
@@ -47,7 +48,7 @@ pub(crate) fn load_model(path: &Path, args: &ModelArgs) -> Result<Model, Failure
         return Ok(Model::load(path, &options)?);
     }
     usual_order(args, &format!("{} is a checkpoint, whose weights are put in order a", path.display()))?;
-    Ok(Model::from_gguf(checkpoint(path)?, &options)?)
+    Ok(Model::from_gguf(checkpoint(path, args.quiet)?, &options)?)
 }
 
 /// Refuses to read codes in the other order where they are known to be in the usual one: it would be another model.
@@ -75,9 +76,9 @@ pub(super) fn file(path: &Path) -> Result<Gguf, Failure> {
 }
 
 /// A Hugging Face checkpoint, converted into memory.
-fn checkpoint(dir: &Path) -> Result<Gguf, Failure> {
+fn checkpoint(dir: &Path, quiet: bool) -> Result<Gguf, Failure> {
     let checkpoint = Checkpoint::open(dir, &ConvertOptions::default())?;
-    let mut progress = Progress::new(format!("loading {}", dir.display()));
+    let mut progress = if quiet { None } else { Progress::new(format!("loading {}", dir.display())) };
     Ok(checkpoint.load(&mut |done, total| {
         if let Some(progress) = &mut progress {
             progress.show(done, total);

@@ -7,6 +7,8 @@ mod support;
 #[path = "../cli/tiny.rs"]
 mod tiny;
 
+#[cfg(all(target_os = "linux", feature = "demo"))]
+mod demo;
 mod pipe;
 #[cfg(target_os = "linux")]
 mod pty;

@@ -95,14 +95,21 @@ impl Terminal {
 
     /// Waits for the end; returns the exit code.
     #[track_caller]
-    pub(crate) fn end(mut self) -> Option<i32> {
+    pub(crate) fn end(self) -> Option<i32> {
+        self.rest().0
+    }
+
+    /// Waits for the end and the last word; returns the exit code and all that came.
+    #[track_caller]
+    pub(crate) fn rest(mut self) -> (Option<i32>, String) {
         let until = Instant::now() + PATIENCE;
+        // The channel closes when the last program has closed its side, and all it wrote was read.
+        while let Ok(bytes) = self.output.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            self.seen.extend(bytes.into_iter().map(char::from));
+        }
         loop {
-            while let Ok(bytes) = self.output.try_recv() {
-                self.seen.extend(bytes.into_iter().map(char::from));
-            }
             if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
+                return (status.code(), std::mem::take(&mut self.seen));
             }
             assert!(Instant::now() < until, "it did not end; all: {:?}", self.seen);
             std::thread::sleep(Duration::from_millis(10));

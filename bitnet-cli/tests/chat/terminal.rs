@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::pty::Terminal;
-use crate::tiny::on_tiny_args;
+use crate::tiny::{on_tiny, on_tiny_args};
 
 /// As long a reply as the context allows; drawn so that the tiny model does not end it within the first thousand.
 const ENDLESS: &str = "-c 200000 --temp 0.01 --seed 1";
@@ -131,6 +131,68 @@ fn nothing_is_coloured_with_or_without_no_color() {
         assert_eq!(colours.count(), 0, "{:?}", terminal.seen);
         terminal.keys("\x04");
         assert_eq!(terminal.end(), Some(0));
+    }
+}
+
+#[test]
+fn times_come_at_the_end_unless_quiet() {
+    let leave = |flags: &str| {
+        let mut terminal = Terminal::start(on_tiny_args("chat", flags), &[]);
+        terminal.wait_for("> ");
+        terminal.keys("ab\r");
+        terminal.wait_for("\n");
+        terminal.wait_for("> ");
+        terminal.keys("/quit\r");
+        let (code, seen) = terminal.rest();
+        assert_eq!(code, Some(0), "{seen:?}");
+        seen
+    };
+    let seen = leave("--greedy -n 4");
+    let (_, last) = seen.rsplit_once("/quit").unwrap();
+    let lines: Vec<&str> =
+        last.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name).collect();
+    assert_eq!(lines, ["load", "prompt eval", "eval"], "{seen:?}");
+    assert!(last.contains("     3 tokens (") && last.contains(" tokens/s)"), "{seen:?}");
+    let seen = leave("--greedy -n 4 -q");
+    for word in ["loading", "/help", "eval", "tokens"] {
+        assert!(!seen.contains(word), "{word}: {seen:?}");
+    }
+}
+
+/// What a run shows at a terminal.
+fn shown_by(verb: &str, flags: &str, env: &[(&str, &str)]) -> String {
+    let (code, seen) = Terminal::start(on_tiny_args(verb, flags), env).rest();
+    assert_eq!(code, Some(0), "{seen:?}");
+    seen
+}
+
+#[test]
+fn quiet_leaves_the_answer_alone_on_the_screen() {
+    let flags = "-p ab -n 4 --greedy";
+    let answer = on_tiny("run", &format!("{flags} -q")).done().replace('\n', "\r\n");
+    assert_eq!(shown_by("run", &format!("{flags} -q"), &[]), answer);
+    let spoken = shown_by("run", flags, &[]);
+    assert!(spoken.contains("loading ") && spoken.contains("prompt eval:"), "{spoken:?}");
+    for (verb, flags) in
+        [("inspect", "--verify --layout-test"), ("doctor", "-t 1"), ("parity", "--record - -p ab -n 2")]
+    {
+        let mut args = on_tiny_args(verb, flags);
+        if verb == "doctor" {
+            args.drain(1..3); // it is about no model
+        }
+        let spoken = Terminal::start(&args, &[]).rest().1;
+        args.push("-q".to_owned());
+        let quiet = Terminal::start(&args, &[]).rest().1;
+        assert!(spoken.contains("\x1b[K"), "{verb} shows what it does: {spoken:?}");
+        assert!(!quiet.contains('\x1b') && quiet.lines().count() > 1, "{verb} -q: {quiet:?}");
+    }
+}
+
+#[test]
+fn a_terminal_that_cannot_erase_gets_no_progress() {
+    for env in [[("TERM", "dumb")], [("TERM", "")]] {
+        let seen = shown_by("run", "-p ab -n 4 --greedy", &env);
+        assert!(!seen.contains('\x1b') && !seen.contains("loading") && seen.contains("eval:"), "{seen:?}");
     }
 }
 

@@ -1,10 +1,11 @@
 //! `bitnet eval` on a tiny synthetic model, which repeats what it heard last: after an end token, it ends.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::support::Ran;
+use crate::support::{Ran, command};
 use crate::tiny::{on_tiny, on_tiny_args, tiny, with_stdin};
 
 const QUESTIONS: &str = "end\tUser: hi<|eot_id|>\t\n\
@@ -74,6 +75,29 @@ fn a_receipt_is_written_even_for_a_score_below_the_minimum() {
         assert_eq!(receipt[key], printed[key], "{key}");
     }
     assert!(on_tiny("eval", &line).refused(2).contains("the file exists"));
+}
+
+#[test]
+fn a_receipt_names_the_binary_as_it_lies_in_the_current_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let receipt = folder.path().join("receipt").to_str().unwrap().to_owned();
+    let binary = Path::new(env!("CARGO_BIN_EXE_bitnet"));
+    for (here, expected) in [
+        (
+            binary.ancestors().nth(2).unwrap(),
+            binary.strip_prefix(binary.ancestors().nth(2).unwrap()).unwrap(),
+        ),
+        (folder.path(), binary),
+    ] {
+        fs::write(folder.path().join("data"), QUESTIONS).unwrap();
+        let data = folder.path().join("data").to_str().unwrap().to_owned();
+        let line = format!("-q --force --data {data} --receipt {receipt}");
+        let ran: Ran = command(on_tiny_args("eval", &line)).current_dir(here).output().unwrap().into();
+        ran.done();
+        let object: Value = serde_json::from_slice(&fs::read(&receipt).unwrap()).unwrap();
+        let path = object["build"]["binary"]["path"].as_str().unwrap();
+        assert_eq!(path, expected.to_str().unwrap(), "in {}", here.display());
+    }
 }
 
 #[test]

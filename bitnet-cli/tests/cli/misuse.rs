@@ -22,7 +22,7 @@ fn every_verb_of_the_help_has_a_help_with_examples() {
     assert!(verbs.contains(&"run") && verbs.contains(&"inspect"), "{help}");
     for verb in verbs {
         let ran = bitnet([verb, "--help"]);
-        let example = format!("Examples:\n  bitnet {verb} ");
+        let example = format!("Examples:\n  bitnet {verb}");
         assert!(ran.done().contains(&format!("Usage: bitnet {verb} ")), "{ran:?}");
         assert!(ran.stdout.contains(&example), "{ran:?}");
     }

@@ -49,7 +49,13 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<(), Failure> {
     }
     let metrics = Metrics { load_ms: load_time.as_secs_f64() * 1e3, ..Metrics::default() };
     let on_screen = io::stdout().is_terminal();
-    Chat { conversation, input, out: Output::stdout(), on_screen, metrics, n_failed: 0 }.talk()
+    let mut chat = Chat { conversation, input, out: Output::stdout(), on_screen, metrics, n_failed: 0 };
+    let ended = chat.talk();
+    let regular = matches!(ended, Ok(()) | Err(Failure::Said(_) | Failure::Interrupted));
+    if regular && !args.quiet && chat.metrics.n_turns > 0 {
+        chat.metrics.show();
+    }
+    ended
 }
 
 fn greet(model: &Model, conversation: &Conversation<'_, '_>) {
@@ -172,7 +178,10 @@ impl Chat<'_, '_> {
             self.out.text("\n")?;
         }
         self.out.flush()?;
-        self.metrics.add(&done);
+        // One stopped before its first token is taken back, as if it had never been asked for.
+        if done.ended != Ended::Engine(StopReason::Interrupted) || !done.ids.is_empty() {
+            self.metrics.add(&done);
+        }
         match done.ended {
             Ended::Engine(StopReason::Interrupted) if self.input.is_terminal() => {
                 note(format_args!("(stopped)"))
@@ -210,28 +219,34 @@ impl Chat<'_, '_> {
     }
 
     fn show_metrics(&self) {
-        let Metrics { load_ms, n_turns, prompt, eval, last } = self.metrics;
         let session = &self.conversation.session;
         let isa = session.model().kernels().isa();
         note(format_args!("context:     {} of {} positions", session.position(), session.n_ctx()));
         note(format_args!("kernels:     {isa}, {} threads", session.n_threads()));
-        note(format_args!("load:        {load_ms:10.2} ms"));
-        let show = |name: &str, phase: Phase| {
-            let (ms, n, speed) = (phase.ms(), phase.n, phase.tok_per_s());
-            note(format_args!("{name} {ms:10.2} ms / {n:5} tokens ({speed:.2} tokens/s)"));
-        };
-        if let Some((prompt, eval)) = last {
+        if let Some((prompt, eval)) = self.metrics.last {
             note(format_args!("last reply"));
-            show("prompt eval:", prompt);
-            show("eval:       ", eval);
+            show_phases(prompt, eval);
         }
-        note(format_args!("all {n_turns} replies"));
-        show("prompt eval:", prompt);
-        show("eval:       ", eval);
+        note(format_args!("all {} replies", self.metrics.n_turns));
+        self.metrics.show();
+    }
+}
+
+/// Two lines, as `run` ends with.
+fn show_phases(prompt: Phase, eval: Phase) {
+    for (name, phase) in [("prompt eval:", prompt), ("eval:       ", eval)] {
+        let (ms, n, speed) = (phase.ms(), phase.n, phase.tok_per_s());
+        note(format_args!("{name} {ms:10.2} ms / {n:5} tokens ({speed:.2} tokens/s)"));
     }
 }
 
 impl Metrics {
+    /// Loading, and all replies together.
+    fn show(&self) {
+        note(format_args!("load:        {:10.2} ms", self.load_ms));
+        show_phases(self.prompt, self.eval);
+    }
+
     fn add(&mut self, done: &Outcome) {
         self.n_turns += 1;
         for (sum, phase) in [(&mut self.prompt, done.prompt), (&mut self.eval, done.eval)] {

@@ -3,6 +3,7 @@
 mod machine;
 
 use bitnet_core::kernels::{Kernels, self_test};
+use bitnet_core::ops::screen::ShadowRow;
 use bitnet_core::{Isa, probe};
 use serde_json::{Value, json};
 
@@ -13,11 +14,41 @@ use crate::output::Output;
 use crate::progress::Progress;
 use crate::receipt::cpu_model;
 
-/// BitNet b1.58 2B-4T, the model the estimate is for: 30 layers, `n_embd` 2560, `n_ff` 6912, 20 query and 5 key-value
-/// heads of 128, 128256 tokens.
-const N_TERNARY: f64 = 30.0 * (2.0 * 2560.0 * 2560.0 + 2.0 * 640.0 * 2560.0 + 3.0 * 2560.0 * 6912.0);
-/// Two bits for each ternary weight, and the F16 head: what one decoded token reads.
-const DECODE_BYTES: f64 = N_TERNARY / 4.0 + 128_256.0 * 2560.0 * 2.0;
+/// How often the bandwidth is measured: enough to see whether it is steady.
+const READINGS: usize = 3;
+
+/// The model the estimate is for.
+struct Shape {
+    n_layer: usize,
+    n_embd: usize,
+    n_ff: usize,
+    n_head: usize,
+    n_head_kv: usize,
+    n_vocab: usize,
+}
+
+/// BitNet b1.58 2B-4T.
+const MODEL: Shape =
+    Shape { n_layer: 30, n_embd: 2560, n_ff: 6912, n_head: 20, n_head_kv: 5, n_vocab: 128_256 };
+
+impl Shape {
+    /// Ternary weights, each of which meets one int8 activation of a token.
+    fn n_ternary(&self) -> usize {
+        let n_kv = self.n_embd / self.n_head * self.n_head_kv;
+        self.n_layer * self.n_embd * (2 * self.n_embd + 2 * n_kv + 3 * self.n_ff)
+    }
+
+    /// Bytes that a decoded token reads at least, and usually: two bits for each ternary weight, and of the head's
+    /// shadow the four-bit plane and what is kept of each row.
+    fn usual_bytes(&self) -> usize {
+        self.n_ternary() / 4 + self.n_vocab * (self.n_embd / 2 + size_of::<ShadowRow>())
+    }
+
+    /// The same where four bits decide no row: the two-bit plane, too. Of the F16 head itself, a few rows are read.
+    fn most_bytes(&self) -> usize {
+        self.usual_bytes() + self.n_vocab * self.n_embd / 4
+    }
+}
 
 /// What was found out.
 struct Diagnosis {
@@ -26,7 +57,8 @@ struct Diagnosis {
     /// Every instruction set there are kernels for, best first: `None` if it is not on this CPU.
     kernels: Vec<(Isa, Option<Result<(), String>>)>,
     n_threads: usize,
-    read_bytes_per_s: f64,
+    /// Bytes per second, in ascending order.
+    read: [f64; READINGS],
     multiplies_per_s: f64,
 }
 
@@ -34,21 +66,24 @@ struct Diagnosis {
 pub(crate) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
     let machine = Machine::look();
     let n_threads = args.n_threads.unwrap_or(machine.n_usable);
-    let mut progress = Progress::new("examining".into());
+    let mut progress = if args.quiet { None } else { Progress::new("examining".into()) };
     let mut show = |step| {
         if let Some(progress) = &mut progress {
-            progress.show(step, 3);
+            progress.show(step, 2 + READINGS as u64);
         }
     };
     show(0);
     let kernels = Isa::ALL.into_iter().rev().map(|isa| (isa, examine(isa))).collect();
-    show(1);
-    let read_bytes_per_s = probe::read_bandwidth(n_threads)?;
-    show(2);
+    let mut read = [0.0; READINGS];
+    for (step, reading) in (1..).zip(&mut read) {
+        show(step);
+        *reading = probe::read_bandwidth(n_threads)?;
+    }
+    read.sort_by(f64::total_cmp);
+    show(1 + READINGS as u64);
     let multiplies_per_s = probe::multiply_rate(n_threads)?;
     drop(progress);
-    let found =
-        Diagnosis { cpu: cpu_model(), machine, kernels, n_threads, read_bytes_per_s, multiplies_per_s };
+    let found = Diagnosis { cpu: cpu_model(), machine, kernels, n_threads, read, multiplies_per_s };
     Output::stdout().all(&if args.json { format!("{:#}\n", found.json()) } else { found.text() })?;
     let mut ill = false;
     for (_, result) in &found.kernels {
@@ -67,12 +102,18 @@ fn examine(isa: Isa) -> Option<Result<(), String>> {
 }
 
 impl Diagnosis {
-    fn decode_tok_per_s(&self) -> f64 {
-        self.read_bytes_per_s / DECODE_BYTES
+    /// The median reading.
+    fn read_bytes_per_s(&self) -> f64 {
+        self.read[READINGS / 2]
+    }
+
+    /// Decode at this many bytes a token.
+    fn decode_tok_per_s(&self, n_bytes: usize) -> f64 {
+        self.read_bytes_per_s() / n_bytes as f64
     }
 
     fn prefill_tok_per_s(&self) -> f64 {
-        self.multiplies_per_s / N_TERNARY
+        self.multiplies_per_s / MODEL.n_ternary() as f64
     }
 
     fn text(&self) -> String {
@@ -106,19 +147,28 @@ impl Diagnosis {
             text += &format!("{label:9} {:8} {verdict}\n", isa.name());
         }
         let threads = format!("{} thread{}", self.n_threads, if self.n_threads == 1 { "" } else { "s" });
-        text += &format!("read      {:.1} GB/s from memory, {threads}\n", self.read_bytes_per_s / 1e9);
+        let gb_per_s = |reading: f64| format!("{:.1}", reading / 1e9);
+        text += &format!(
+            "read      {} GB/s from memory ({} to {} in {READINGS} readings), {threads}\n",
+            gb_per_s(self.read_bytes_per_s()),
+            gb_per_s(self.read[0]),
+            gb_per_s(self.read[READINGS - 1])
+        );
         text += &format!(
             "multiply  {:.0} G int8 multiply-adds/s by the {} matrix kernel on cached data, {threads}\n",
             self.multiplies_per_s / 1e9,
             Kernels::detect().ternary_name()
         );
         text + &format!(
-            "estimate  BitNet b1.58 2B-4T on this machine, if nothing else limits it: decode {:.1} tokens/s\n\
-             \x20         ({:.2} GB read for each), prefill {:.0} tokens/s ({:.2} G multiply-adds for each)\n",
-            self.decode_tok_per_s(),
-            DECODE_BYTES / 1e9,
+            "estimate  BitNet b1.58 2B-4T on this machine, if nothing else limits it: decode {:.1} tokens/s with the\n\
+             \x20         screened head ({:.2} GB read for each; {:.1} where its four bits decide nothing, {:.2} GB),\n\
+             \x20         prefill {:.0} tokens/s ({:.2} G multiply-adds for each)\n",
+            self.decode_tok_per_s(MODEL.usual_bytes()),
+            MODEL.usual_bytes() as f64 / 1e9,
+            self.decode_tok_per_s(MODEL.most_bytes()),
+            MODEL.most_bytes() as f64 / 1e9,
             self.prefill_tok_per_s(),
-            N_TERNARY / 1e9
+            MODEL.n_ternary() as f64 / 1e9
         )
     }
 
@@ -148,12 +198,16 @@ impl Diagnosis {
             "kernels": Value::from_iter(kernels),
             "used": Kernels::detect().isa().name(),
             "threads": self.n_threads,
-            "read_bytes_per_s": self.read_bytes_per_s,
+            "read_bytes_per_s": self.read_bytes_per_s(),
+            "read_samples": self.read,
             "multiplies_per_s": self.multiplies_per_s,
             "estimate": {
-                "model": "BitNet b1.58 2B-4T, F16 head",
-                "bytes_per_token": DECODE_BYTES,
-                "decode_tok_per_s": self.decode_tok_per_s(),
+                "model": "BitNet b1.58 2B-4T",
+                "head": "screened",
+                "bytes_per_token": MODEL.usual_bytes(),
+                "bytes_per_token_most": MODEL.most_bytes(),
+                "decode_tok_per_s": self.decode_tok_per_s(MODEL.usual_bytes()),
+                "decode_tok_per_s_least": self.decode_tok_per_s(MODEL.most_bytes()),
                 "prefill_tok_per_s": self.prefill_tok_per_s(),
             },
         })
@@ -162,4 +216,25 @@ impl Diagnosis {
 
 fn gib(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As published: 2.4 billion parameters, of which 0.33 are the embedding; the file is 1.19 GB.
+    #[test]
+    fn the_estimate_is_for_the_published_shape() {
+        assert_eq!(MODEL.n_ternary(), 2_084_044_800);
+        let embedding = MODEL.n_vocab * MODEL.n_embd;
+        assert_eq!((MODEL.n_ternary() + embedding) / 100_000_000, 24);
+        assert!((MODEL.n_ternary() / 4 + 2 * embedding).abs_diff(1_187_801_280) < 1_187_801_280 / 50);
+    }
+
+    #[test]
+    fn a_token_reads_two_bits_a_weight_and_the_planes_of_the_screened_head() {
+        let four_bits = 128_256 * 2560 / 2;
+        assert_eq!(MODEL.usual_bytes(), 2_084_044_800 / 4 + four_bits + 128_256 * 16);
+        assert_eq!(MODEL.most_bytes(), MODEL.usual_bytes() + four_bits / 2);
+    }
 }

@@ -76,7 +76,8 @@ impl LayoutTest {
         let texts = [Text::prose(&tokenizer)?, Text::sums(&tokenizer)?];
         let mut n_vocab = 0;
         let mut losses = |i2s| -> Result<Result<[f64; 2], Error>, Failure> {
-            let _word = Progress::word(format!("predicting a text, codes in order {}", name(i2s)));
+            let word = || Progress::word(format!("predicting a text, codes in order {}", name(i2s)));
+            let _word = if args.quiet { None } else { word() };
             let reading = Reading { i2s, ..reading.clone() };
             let options = LoadOptions { reading, placement: Placement::Map, ..LoadOptions::default() };
             let model = match Model::from_gguf(open()?, &options) {

@@ -42,7 +42,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     let gguf = open()?;
     let reading = reading(&args.reading)?;
     let mut report = Report::of(&gguf, args.n_ctx, &reading);
-    report.verified = args.verify.then(|| Verified::of(&gguf, &reading));
+    report.verified = args.verify.then(|| Verified::of(&gguf, &reading, args.quiet));
     // What is known to be damaged cannot be run.
     if args.layout_test && report.verified.as_ref().is_none_or(Verified::is_sound) {
         report.layout = Some(LayoutTest::of(args, &gguf, &reading, open)?);

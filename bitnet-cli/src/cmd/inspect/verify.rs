@@ -16,8 +16,8 @@ pub(super) struct Verified<'a>(Vec<(&'a TensorInfo, Result<Census, Error>)>);
 
 impl<'a> Verified<'a> {
     /// Looks at all of them, whatever is wrong with some.
-    pub(super) fn of(gguf: &'a Gguf, reading: &Reading) -> Self {
-        let mut progress = Progress::new("counting weights".into());
+    pub(super) fn of(gguf: &'a Gguf, reading: &Reading, quiet: bool) -> Self {
+        let mut progress = if quiet { None } else { Progress::new("counting weights".into()) };
         let total: u64 = gguf.tensors().iter().map(|info| info.n_bytes).sum();
         let (mut done, mut found) = (0, Vec::new());
         for info in gguf.tensors() {
