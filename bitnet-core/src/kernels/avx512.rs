@@ -361,31 +361,36 @@ fn transpose_8x8(r: [__m512i; 8]) -> [__m512i; 8] {
 fn gemv_f16(y: &mut [f32], w: &[f16], x: &[f32]) {
     // One row at a time: the reads are one stream, and the next row's sums overlap this one's.
     for (y, row) in y.iter_mut().zip(w.chunks_exact(x.len())) {
-        [*y] = dots::<1>(row, x);
+        [[*y]] = products(row, x, x.len());
     }
 }
 
-/// The 32-lane dot products of `R` consecutive f16 rows with one vector.
+/// The 32-lane dot products of `K` consecutive f16 rows with each of `H` vectors.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn dots<const R: usize>(rows: &[f16], x: &[f32]) -> [f32; R] {
-    let cols = x.len();
-    let mut acc = [[_mm512_setzero_ps(); 2]; R];
-    let (x_blocks, x_rest) = x.as_chunks::<32>();
-    for (i, x) in x_blocks.iter().enumerate() {
-        let x = load_f32(x);
-        for r in 0..R {
-            let row = &rows[r * cols + 32 * i..];
+fn products<const K: usize, const H: usize>(rows: &[f16], x: &[f32], cols: usize) -> [[f32; K]; H] {
+    let mut acc = [[[_mm512_setzero_ps(); 2]; K]; H];
+    for at in (0..cols / 32 * 32).step_by(32) {
+        let mut rows_at = [[_mm512_setzero_ps(); 2]; K];
+        for (r, widened) in rows_at.iter_mut().enumerate() {
+            let row = &rows[r * cols + at..];
             prefetch(row.as_ptr().cast::<u8>().wrapping_add(AHEAD));
-            let v = load_f16(row);
-            acc[r][0] = _mm512_fmadd_ps(v[0], x[0], acc[r][0]);
-            acc[r][1] = _mm512_fmadd_ps(v[1], x[1], acc[r][1]);
+            *widened = load_f16(row);
+        }
+        for h in 0..H {
+            let x = load_f32(x[h * cols + at..].first_chunk().expect("32 values are left"));
+            for r in 0..K {
+                acc[h][r][0] = _mm512_fmadd_ps(rows_at[r][0], x[0], acc[h][r][0]);
+                acc[h][r][1] = _mm512_fmadd_ps(rows_at[r][1], x[1], acc[h][r][1]);
+            }
         }
     }
-    let mut out = [0.0; R];
-    for r in 0..R {
-        let rest = &rows[r * cols..][..cols][32 * x_blocks.len()..];
-        out[r] = scalar::dot16_rest(reduce(acc[r]), rest, x_rest);
+    let mut out = [[0.0; K]; H];
+    for h in 0..H {
+        for r in 0..K {
+            let (row, x) = (&rows[r * cols..][..cols], &x[h * cols..][..cols]);
+            out[h][r] = scalar::dot16_rest(reduce(acc[h][r]), &row[cols / 32 * 32..], &x[cols / 32 * 32..]);
+        }
     }
     out
 }
@@ -483,20 +488,40 @@ fn dot_u2(y: &mut [f64], w: &[u8], picked: &[u32], x: &[i8]) {
 #[trace_timing(avx512_attn_scores)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn attn_scores(scores: &mut [f32], q: &[f32], k: &[f16], head_dim: usize, scale: f32) {
-    let n_pos = k.len() / head_dim;
     let n_pad = scores.len() / (q.len() / head_dim);
-    for (row, q) in scores.chunks_exact_mut(n_pad).zip(q.chunks_exact(head_dim)) {
-        let (seen, padding) = row.split_at_mut(n_pos);
-        let (groups, rest) = seen.as_chunks_mut::<4>();
-        let rest_first = groups.len() * 4;
-        for (scores, k) in groups.iter_mut().zip(k.chunks_exact(4 * head_dim)) {
-            *scores = dots::<4>(k, q).map(|s| s * scale);
+    let (mut scores, mut q) = (scores, q);
+    while q.len() >= 4 * head_dim {
+        let (now, later) = scores.split_at_mut(4 * n_pad);
+        scores_of::<4>(now, &q[..4 * head_dim], k, head_dim, scale);
+        (scores, q) = (later, &q[4 * head_dim..]);
+    }
+    for (scores, q) in scores.chunks_exact_mut(n_pad).zip(q.chunks_exact(head_dim)) {
+        scores_of::<1>(scores, q, k, head_dim, scale);
+    }
+}
+
+/// `H` queries that read the same keys: two keys at a time are loaded and widened once for all of them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn scores_of<const H: usize>(scores: &mut [f32], q: &[f32], k: &[f16], head_dim: usize, scale: f32) {
+    let n_pad = scores.len() / H;
+    let n_pos = k.len() / head_dim;
+    for p in (0..n_pos).step_by(2) {
+        let n = 2.min(n_pos - p);
+        let keys = &k[p * head_dim..][..n * head_dim];
+        let dots = if n == 2 {
+            products::<2, H>(keys, q, head_dim).map(|d| [d[0], d[1]])
+        } else {
+            products::<1, H>(keys, q, head_dim).map(|d| [d[0], 0.0])
+        };
+        for h in 0..H {
+            for i in 0..n {
+                scores[h * n_pad + p + i] = dots[h][i] * scale;
+            }
         }
-        for (i, score) in rest.iter_mut().enumerate() {
-            let [s] = dots::<1>(&k[(rest_first + i) * head_dim..][..head_dim], q);
-            *score = s * scale;
-        }
-        padding.fill(f32::NEG_INFINITY);
+    }
+    for scores in scores.chunks_exact_mut(n_pad) {
+        scores[n_pos..].fill(f32::NEG_INFINITY);
     }
 }
 
