@@ -30,7 +30,7 @@ fn it_talks_in_its_own_format() {
 /// asks them all.
 #[test]
 fn answers_and_logits_do_not_depend_on_how_they_are_computed() {
-    let some: String = QUESTIONS.lines().step_by(40).flat_map(|line| [line, "\n"]).collect();
+    let some: String = QUESTIONS.lines().step_by(52).flat_map(|line| [line, "\n"]).collect();
     let eval = |flags: &str| -> Ran {
         let line = format!("eval -q --json --data - {flags}");
         with_stdin(line.split_whitespace(), some.as_bytes())
