@@ -45,7 +45,8 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-arguments=(run --model "$MODEL" "${INPUT[@]}" -n "$tokens" --greedy --ignore-eos --quiet --json)
+# The packing is given: `auto` measures at each start and may choose differently, which is no cost of annotations.
+arguments=(run --model "$MODEL" "${INPUT[@]}" --weights tri5 -n "$tokens" --greedy --ignore-eos --quiet --json)
 set_switches=(BITNET_TRACE_TIMING=1 BITNET_TRACE_QUANT=1)
 
 # sample NAME: one run, whose milliseconds per decoded token are appended to $work/NAME.
