@@ -7,7 +7,8 @@ use std::arch::x86_64::*;
 use super::Kernels;
 use super::avx512::{self, AHEAD, PICKS_AHEAD, ROWS, load_512, prefetch, rescale, sums};
 use crate::quant::act::ActScale;
-use crate::quant::tri5::{CHUNK, CHUNK_BYTES, Tri5};
+use crate::quant::i2s::BLOCK_BYTES;
+use crate::quant::tri5::{CHUNK, CHUNK_BYTES, Tri5, row_bytes};
 use crate::trace::trace_timing;
 
 /// Whether this CPU has every feature this file is compiled for.
@@ -16,7 +17,7 @@ pub(super) fn supported() -> bool {
 }
 
 /// The AVX-512 kernels where there is VBMI.
-pub(super) const KERNELS: Kernels = Kernels { gemv_tri5, gemv_tri5_picked, ..avx512::KERNELS };
+pub(super) const KERNELS: Kernels = Kernels { unpack_tri5, gemv_tri5, gemv_tri5_picked, ..avx512::KERNELS };
 
 #[trace_timing(avx512vbmi_gemv_tri5)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
@@ -86,34 +87,42 @@ fn dot_row(row: &[u8], ahead: *const u8, q: &Activations<'_>) -> __m512i {
         dot_chunk(&mut acc, chunk, &q.0, digits);
     }
     // Each sum is a multiple of the place its codes stood at, so that nothing is lost.
-    let low = _mm512_add_epi32(acc[0], _mm512_srai_epi32::<2>(acc[1]));
-    let high = _mm512_add_epi32(_mm512_srai_epi32::<4>(acc[2]), _mm512_srai_epi32::<6>(acc[3]));
+    let high = _mm512_add_epi32(_mm512_srai_epi32::<6>(acc[0]), _mm512_srai_epi32::<2>(acc[1]));
+    let low = _mm512_add_epi32(_mm512_srai_epi32::<4>(acc[2]), acc[3]);
     let last = _mm512_mullo_epi32(acc[4], _mm512_set1_epi32(INVERSE_OF_81.cast_signed()));
     _mm512_add_epi32(_mm512_add_epi32(low, high), last)
 }
 
 /// Adds the products of one chunk, each digit's to a sum of its own.
 ///
-/// Codes are multiplied where they stand: the digits of a rest below 81 as 1, 4, 16 and 64 times themselves, the last
+/// Codes are multiplied where they stand: the digits of a rest below 81 as 64, 4, 16 and 1 times themselves, the last
 /// digit as 81 times itself. A lane takes at most `4 * 162 * 128` for each 320 weights, which fits i32 up to 8 million
 /// columns.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
 fn dot_chunk(acc: &mut [__m512i; 5], chunk: &[u8; CHUNK_BYTES], q: &[i8; CHUNK], digits: [__m512i; 2]) {
     let q: &[u8] = bytemuck::cast_slice(q);
+    let (codes, last) = split(chunk, digits);
+    for (k, mask) in [0b1100_0000_u8, 0b0000_1100, 0b0011_0000, 0b0000_0011].into_iter().enumerate() {
+        let codes = _mm512_and_si512(codes, _mm512_set1_epi8(mask.cast_signed()));
+        acc[k] = _mm512_dpbusd_epi32(acc[k], codes, load_512(&q[CHUNK_BYTES * k..]));
+    }
+    acc[4] = _mm512_dpbusd_epi32(acc[4], last, load_512(&q[CHUNK_BYTES * 4..]));
+}
+
+/// The first four digits of each byte in two bits each, from the uppermost down digits 0, 2, 1 and 3; and 81 times the
+/// fifth.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn split(chunk: &[u8; CHUNK_BYTES], digits: [__m512i; 2]) -> (__m512i, __m512i) {
     let bytes = load_512(chunk);
     let less = _mm512_sub_epi8(bytes, _mm512_set1_epi8(81));
     let least = _mm512_sub_epi8(bytes, _mm512_set1_epi8(162_u8.cast_signed()));
     let rest = _mm512_min_epu8(_mm512_min_epu8(bytes, less), least);
-    let codes = _mm512_permutex2var_epi8(digits[0], rest, digits[1]);
-    for (k, mask) in [0b0000_0011_u8, 0b0000_1100, 0b0011_0000, 0b1100_0000].into_iter().enumerate() {
-        let codes = _mm512_and_si512(codes, _mm512_set1_epi8(mask.cast_signed()));
-        acc[k] = _mm512_dpbusd_epi32(acc[k], codes, load_512(&q[CHUNK_BYTES * k..]));
-    }
-    acc[4] = _mm512_dpbusd_epi32(acc[4], _mm512_sub_epi8(bytes, rest), load_512(&q[CHUNK_BYTES * 4..]));
+    (_mm512_permutex2var_epi8(digits[0], rest, digits[1]), _mm512_sub_epi8(bytes, rest))
 }
 
-/// For each number from `first` on, its four digits in base 3, two bits each, the lowest first.
+/// For each number from `first` on, its four digits in base 3, as [`split`] has them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
 fn table(first: u8) -> __m512i {
@@ -121,10 +130,50 @@ fn table(first: u8) -> __m512i {
         let mut digits = [0; 128];
         let mut n = 0;
         while n < 81 {
-            digits[n] = (n % 3 + n / 3 % 3 * 4 + n / 9 % 3 * 16 + n / 27 * 64) as u8;
+            digits[n] = (n % 3 * 64 + n / 3 % 3 * 4 + n / 9 % 3 * 16 + n / 27) as u8;
             n += 1;
         }
         digits
     };
     load_512(&DIGITS[first as usize..])
+}
+
+/// Turns a row back to I2_S codes.
+///
+/// Two chunks are five blocks of I2_S, and each of their ten digits two groups of 32 codes: groups 0 and 1 of a block, or
+/// 2 and 3. Two digits are put into bits 4 and 0, which is where [`split`] has digits 0 and 1, and 2 and 3; then the
+/// groups in the lower halves belong two bits above those in the upper.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn unpack_tri5(i2s: &mut [u8], row: &[u8]) {
+    const PAIR: usize = 5 * BLOCK_BYTES;
+    assert_eq!(row.len(), row_bytes(i2s.len() * 4), "a row of {} weights", i2s.len() * 4);
+    let digits = [table(0), table(64)];
+    let (both, upper, lower) =
+        (_mm512_set1_epi8(0b0011_0011), _mm512_set1_epi8(0b0011_0000), _mm512_set1_epi8(0b0000_0011));
+    for (i2s, row) in i2s.chunks_mut(PAIR).zip(row.chunks(2 * CHUNK_BYTES)) {
+        let (chunks, _) = row.as_chunks::<CHUNK_BYTES>();
+        let (a, a_last) = split(&chunks[0], digits);
+        let (b, b_last) = split(chunks.get(1).unwrap_or(&[0; CHUNK_BYTES]), digits);
+        // 81 and 162 have the digit itself in the two uppermost bits.
+        let pairs = [
+            _mm512_and_si512(_mm512_srli_epi16::<2>(a), both),
+            _mm512_and_si512(a, both),
+            _mm512_or_si512(
+                _mm512_and_si512(_mm512_srli_epi16::<2>(a_last), upper),
+                _mm512_and_si512(_mm512_srli_epi16::<6>(b), lower),
+            ),
+            _mm512_or_si512(
+                _mm512_and_si512(_mm512_slli_epi16::<2>(b), upper),
+                _mm512_and_si512(_mm512_srli_epi16::<4>(b), lower),
+            ),
+            _mm512_or_si512(
+                _mm512_and_si512(_mm512_slli_epi16::<4>(b), upper),
+                _mm512_and_si512(_mm512_srli_epi16::<6>(b_last), lower),
+            ),
+        ];
+        for (block, pair) in i2s.as_chunks_mut::<BLOCK_BYTES>().0.iter_mut().zip(pairs) {
+            let first = _mm256_slli_epi16::<2>(_mm512_castsi512_si256(pair));
+            *block = bytemuck::cast(_mm256_or_si256(first, _mm512_extracti64x4_epi64::<1>(pair)));
+        }
+    }
 }
