@@ -6,11 +6,13 @@
 #![expect(unsafe_code, reason = "loads and stores through pointers taken from slices of checked length")]
 
 use std::arch::x86_64::*;
+use std::cell::Cell;
 
 use half::f16;
 
 use super::{ActTiles, Kernels, elementwise, scalar, tiles::Tile};
 use crate::ops::screen::ShadowVector;
+use crate::pages::Lines;
 use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
 use crate::trace::trace_timing;
@@ -74,10 +76,11 @@ pub(super) const ROWS: usize = 4;
 #[trace_timing(avx512_gemv_i2s)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
+    let q = Paired::new(q);
     for (y, rows) in y.chunks_mut(ROWS).zip(w.bytes().chunks(ROWS * w.row_bytes())) {
         let mut lanes = [_mm512_setzero_si512(); ROWS];
         for (lanes, row) in lanes.iter_mut().zip(rows.chunks_exact(w.row_bytes())) {
-            *lanes = dot_row(row, row.as_ptr().wrapping_add(AHEAD), q);
+            *lanes = dot_row(row, row.as_ptr().wrapping_add(AHEAD), &q);
         }
         y.copy_from_slice(&rescale(sums(lanes), a, scale)[..y.len()]);
     }
@@ -89,11 +92,12 @@ pub(super) const PICKS_AHEAD: usize = 8;
 #[trace_timing(avx512_gemv_i2s_picked)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn gemv_i2s_picked(y: &mut [f32], w: Ternary<'_>, picked: &[u32], q: &[i8], a: ActScale, scale: f32) {
+    let q = Paired::new(q);
     for (i, picks) in picked.chunks(ROWS).enumerate() {
         let mut lanes = [_mm512_setzero_si512(); ROWS];
         for (j, (lanes, &r)) in lanes.iter_mut().zip(picks).enumerate() {
             let later = picked.get(ROWS * i + j + PICKS_AHEAD).copied().unwrap_or(r);
-            *lanes = dot_row(w.row(r as usize), w.row(later as usize).as_ptr(), q);
+            *lanes = dot_row(w.row(r as usize), w.row(later as usize).as_ptr(), &q);
         }
         for (&r, value) in picks.iter().zip(rescale(sums(lanes), a, scale)) {
             y[r as usize] = value;
@@ -101,34 +105,57 @@ fn gemv_i2s_picked(y: &mut [f32], w: Ternary<'_>, picked: &[u32], q: &[i8], a: A
     }
 }
 
-/// `sum(code * q)` of a packed row with codes 0 to 3, in 16 lanes, asking for as many bytes from `ahead` on the way.
+/// Activations in the order in which registers of codes meet them.
 ///
-/// 64 bytes are two blocks of 128 weights: the lower half of each 2-bit group belongs to the first block, the
-/// upper half to the second, and the activations are loaded to match. A last lone block fills half a register.
+/// A register of 64 bytes holds two blocks of 128 weights: the lower half of each 2-bit group belongs to the first
+/// block, the upper half to the second. So the activations of two blocks are kept as group 0 of both, group 1 of both,
+/// and so on; zeros stand beside a last lone block.
+struct Paired(Lines<i8>);
+
+/// Activations of a pair of blocks.
+const PAIR: usize = 2 * i2s::BLOCK;
+
+thread_local! {
+    /// Memory of a [`Paired`], which a thread keeps, so that a step allocates nothing.
+    static PAIRED: Cell<Lines<i8>> = Cell::default();
+}
+
+impl Paired {
+    fn new(q: &[i8]) -> Paired {
+        let mut lines = PAIRED.take();
+        lines.resize(q.len().next_multiple_of(PAIR));
+        for (out, q) in lines.as_chunks_mut::<PAIR>().0.iter_mut().zip(q.chunks(PAIR)) {
+            let (first, second) = q.split_at(i2s::BLOCK);
+            for (k, out) in out.as_chunks_mut::<64>().0.iter_mut().enumerate() {
+                out[..32].copy_from_slice(&first[32 * k..][..32]);
+                match second {
+                    [] => out[32..].fill(0),
+                    _ => out[32..].copy_from_slice(&second[32 * k..][..32]),
+                }
+            }
+        }
+        Paired(lines)
+    }
+}
+
+impl Drop for Paired {
+    fn drop(&mut self) {
+        PAIRED.set(std::mem::take(&mut self.0));
+    }
+}
+
+/// `sum(code * q)` of a packed row with codes 0 to 3, in 16 lanes, asking for as many bytes from `ahead` on the way.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn dot_row(row: &[u8], ahead: *const u8, q: &[i8]) -> __m512i {
+fn dot_row(row: &[u8], ahead: *const u8, q: &Paired) -> __m512i {
     let mut acc = [_mm512_setzero_si512(); 4];
     let (pairs, last) = row.as_chunks::<64>();
-    let (q_pairs, q_last) = q.as_chunks::<{ 2 * i2s::BLOCK }>();
-    for (i, (pair, q)) in pairs.iter().zip(q_pairs).enumerate() {
-        let q = [
-            load_two(q, &q[128..]),
-            load_two(&q[32..], &q[160..]),
-            load_two(&q[64..], &q[192..]),
-            load_two(&q[96..], &q[224..]),
-        ];
+    let q = q.0.as_chunks::<PAIR>().0;
+    for (i, (pair, q)) in pairs.iter().zip(q).enumerate() {
         prefetch(ahead.wrapping_add(64 * i));
         dot_codes(&mut acc, load_512(pair), q);
     }
-    if let Some(block) = last.first_chunk::<{ i2s::BLOCK_BYTES }>() {
-        let zero = [0_i8; 32];
-        let q = [
-            load_two(q_last, &zero),
-            load_two(&q_last[32..], &zero),
-            load_two(&q_last[64..], &zero),
-            load_two(&q_last[96..], &zero),
-        ];
+    if let (Some(block), Some(q)) = (last.first_chunk::<{ i2s::BLOCK_BYTES }>(), q.get(pairs.len())) {
         // SAFETY: 32 readable bytes by type; this load accepts any alignment.
         let block = unsafe { _mm256_loadu_si256(block.as_ptr().cast()) };
         dot_codes(&mut acc, _mm512_zextsi256_si512(block), q);
@@ -174,10 +201,11 @@ pub(super) fn prefetch(address: *const u8) {
 /// `4 * 128 * 128` for each 256 weights, which fits i32 up to 8 million columns.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn dot_codes(acc: &mut [__m512i; 4], w: __m512i, q: [__m512i; 4]) {
+fn dot_codes(acc: &mut [__m512i; 4], w: __m512i, q: &[i8; PAIR]) {
+    let q: &[u8; PAIR] = bytemuck::cast_ref(q);
     for (k, mask) in [0b1100_0000_u8, 0b0011_0000, 0b0000_1100, 0b0000_0011].into_iter().enumerate() {
         let codes = _mm512_and_si512(w, _mm512_set1_epi8(mask.cast_signed()));
-        acc[k] = _mm512_dpbusd_epi32(acc[k], codes, q[k]);
+        acc[k] = _mm512_dpbusd_epi32(acc[k], codes, load_512(&q[64 * k..]));
     }
 }
 
@@ -472,11 +500,12 @@ fn dot_row_u4(w: &[u8], x: &ShadowVector) -> [__m512i; 2] {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn dot_u2(y: &mut [f64], w: &[u8], picked: &[u32], x: &[i8]) {
     let row = |r: u32| &w[r as usize * (x.len() / 4)..][..x.len() / 4];
+    let x = Paired::new(x);
     for (i, (y, picks)) in y.chunks_mut(ROWS).zip(picked.chunks(ROWS)).enumerate() {
         let mut lanes = [_mm512_setzero_si512(); ROWS];
         for (j, (lanes, &r)) in lanes.iter_mut().zip(picks).enumerate() {
             let later = picked.get(ROWS * i + j + PICKS_AHEAD).copied().unwrap_or(r);
-            *lanes = dot_row(row(r), row(later).as_ptr(), x);
+            *lanes = dot_row(row(r), row(later).as_ptr(), &x);
         }
         let dots: [f64; ROWS] = bytemuck::cast(_mm256_cvtepi32_pd(sums(lanes)));
         y.copy_from_slice(&dots[..y.len()]);
