@@ -16,10 +16,12 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use bitnet_core::Isa;
+use bitnet_core::kernels::values::{ROW, Values};
 use bitnet_core::kernels::{ActTiles, Kernels, pack_tile};
 use bitnet_core::ops::screen::ShadowVector;
 use bitnet_core::pages::{Lines, Pages};
 use bitnet_core::probe;
+use bitnet_core::quant::act::ActScale;
 use bitnet_core::quant::i2s::{self, Ternary};
 use bitnet_core::quant::tri5::{self, Tri5};
 use bytemuck::Pod;
@@ -44,7 +46,7 @@ struct Machine {
 
 /// A kernel's work: the bytes it reads and the products it sums.
 struct Work {
-    name: &'static str,
+    name: String,
     bytes: usize,
     macs: usize,
     bound: Bound,
@@ -82,7 +84,7 @@ impl Machine {
             let share = if share.is_nan() { "-".into() } else { format!("{share:.1} %") };
             let [fast, slow] = [seconds[0], seconds[RUNS - 1]].map(|s| seconds[RUNS / 2] / s);
             println!(
-                "{:<12} {:<7} {gb:7.2} GB/s {gmac:7.1} GMAC/s {share:>7}  ({slow:.2} to {fast:.2} of it)",
+                "{:<20} {:<7} {gb:7.2} GB/s {gmac:7.1} GMAC/s {share:>7}  ({slow:.2} to {fast:.2} of it)",
                 work.name,
                 table.isa().name()
             );
@@ -142,7 +144,7 @@ fn vectors(machine: &Machine, n_bytes: usize) {
     // One random stretch repeated: what the codes are does not matter to speed, and packing takes long.
     let stretch = i2s::pack(&codes(64 * COLS));
     let packed = in_large_pages(rows * COLS / 4, stretch.iter().copied().cycle());
-    let work = Work { name: "gemv_i2s", bytes: packed.len(), macs: rows * COLS, bound: Bound::Memory };
+    let work = Work { name: "gemv_i2s".into(), bytes: packed.len(), macs: rows * COLS, bound: Bound::Memory };
     machine.show(&work, rows, |k, y: &mut [f32]| {
         k.gemv_i2s(y, Ternary::new(&packed, rows, COLS), &q, a, 0.37);
     });
@@ -154,16 +156,17 @@ fn vectors(machine: &Machine, n_bytes: usize) {
         tri5::pack_row(row, i2s);
     }
     let fives = in_large_pages(rows * row_bytes, fives.iter().copied().cycle());
-    let work = Work { name: "gemv_tri5", bytes: fives.len(), macs: rows * COLS, bound: Bound::Memory };
+    let work = Work { name: "gemv_tri5".into(), bytes: fives.len(), macs: rows * COLS, bound: Bound::Memory };
     machine.show(&work, rows, |k, y: &mut [f32]| {
         k.gemv_tri5(y, Tri5::new(&fives, rows, COLS), &q, a, 0.37);
     });
+    picked(machine, &packed, &fives, (&q, a));
 
     let rows = n_bytes / (2 * COLS);
     let w = floats(rows * COLS).into_iter().map(|v| f16::from_f32(v).to_bits());
     let w = in_large_pages(rows * COLS, w);
     let w: &[f16] = bytemuck::cast_slice(&w);
-    let work = Work { name: "gemv_f16", bytes: 2 * w.len(), macs: w.len(), bound: Bound::Memory };
+    let work = Work { name: "gemv_f16".into(), bytes: 2 * w.len(), macs: w.len(), bound: Bound::Memory };
     machine.show(&work, rows, |k, y: &mut [f32]| k.gemv_f16(y, w, &x));
 
     let w = in_large_pages(n_bytes, numbers(n_bytes).map(|v| v as u8));
@@ -171,13 +174,44 @@ fn vectors(machine: &Machine, n_bytes: usize) {
     shadow.load(&x);
     let rows = n_bytes / (COLS / 2);
     let of_four = &w[..rows * COLS / 2];
-    let work = Work { name: "dot_u4", bytes: of_four.len(), macs: 2 * of_four.len(), bound: Bound::Memory };
+    let work =
+        Work { name: "dot_u4".into(), bytes: of_four.len(), macs: 2 * of_four.len(), bound: Bound::Memory };
     machine.show(&work, rows, |k, y: &mut [f64]| k.dot_u4(y, of_four, &shadow));
 
     let rows = n_bytes / (COLS / 4);
     let (of_two, all) = (&w[..rows * COLS / 4], (0..rows as u32).collect::<Vec<u32>>());
-    let work = Work { name: "dot_u2", bytes: of_two.len(), macs: 4 * of_two.len(), bound: Bound::Memory };
+    let work =
+        Work { name: "dot_u2".into(), bytes: of_two.len(), macs: 4 * of_two.len(), bound: Bound::Memory };
     machine.show(&work, rows, |k, y: &mut [f64]| k.dot_u2(y, of_two, &all, &shadow.high));
+}
+
+/// One row in so many of the same matrices, here and there: what a decode step reads of `up` where gates are closed,
+/// and would read of a copy of `down` by columns, whose columns are as long. To pay, `GB/s` must be more than that of
+/// all rows over so many.
+fn picked(machine: &Machine, packed: &[u8], fives: &[u8], (q, a): (&[i8], ActScale)) {
+    let (i2s, tri5) = (
+        Ternary::new(packed, packed.len() / (COLS / 4), COLS),
+        Tri5::new(fives, fives.len() / tri5::row_bytes(COLS), COLS),
+    );
+    for one_in in [2, 3, 4, 8] {
+        let rows_of = |rows: usize| -> Vec<u32> {
+            (0..).zip(numbers(rows)).filter(|(_, v)| v % one_in == 0).map(|(r, _)| r).collect()
+        };
+        let work = |name: &str, n: usize, row_bytes: usize| Work {
+            name: format!("{name} 1/{one_in}"),
+            bytes: n * row_bytes,
+            macs: n * COLS,
+            bound: Bound::Memory,
+        };
+        let rows = rows_of(i2s.rows());
+        machine.show(&work("gemv_i2s", rows.len(), i2s.row_bytes()), i2s.rows(), |k, y: &mut [f32]| {
+            k.gemv_i2s_picked(y, i2s, &rows, (q, a), 0.37);
+        });
+        let rows = rows_of(tri5.rows());
+        machine.show(&work("gemv_tri5", rows.len(), tri5.row_bytes()), tri5.rows(), |k, y: &mut [f32]| {
+            k.gemv_tri5_picked(y, tri5, &rows, (q, a), 0.37);
+        });
+    }
 }
 
 /// A ternary matrix in the cache times many tokens: what prefill is made of.
@@ -201,8 +235,12 @@ fn matrices(machine: &Machine, n_tokens: usize) {
             packed
         });
     }
-    let work =
-        Work { name: "gemm_i2s", bytes: packed.len(), macs: ROWS * COLS * n_tokens, bound: Bound::Multiply };
+    let work = Work {
+        name: "gemm_i2s".into(),
+        bytes: packed.len(),
+        macs: ROWS * COLS * n_tokens,
+        bound: Bound::Multiply,
+    };
     machine.show(&work, n_tokens * ROWS, |k, y: &mut [f32]| {
         let x = ActTiles::new(&tiled[&k.tile()], &scales, COLS, k.tile());
         let mut outs: Vec<&mut [f32]> = y.chunks_exact_mut(ROWS).collect();
@@ -215,11 +253,12 @@ fn attention(machine: &Machine, n_pos: usize) {
     const HEAD_DIM: usize = 128;
     const N_QUERY: usize = 4;
     let n_pad = n_pos.next_multiple_of(32);
-    let cache: Vec<f16> = floats(n_pad * HEAD_DIM).into_iter().map(f16::from_f32).collect();
+    let cache: Vec<f16> =
+        floats(n_pos.next_multiple_of(ROW) * HEAD_DIM).into_iter().map(f16::from_f32).collect();
     let (q, mut p) = (floats(N_QUERY * HEAD_DIM), floats(N_QUERY * n_pad));
     p.chunks_exact_mut(n_pad).for_each(|p| p[n_pos..].fill(0.0));
-    let work = |name| Work {
-        name,
+    let work = |name: &str| Work {
+        name: name.into(),
         bytes: 2 * n_pos * HEAD_DIM,
         macs: N_QUERY * n_pos * HEAD_DIM,
         bound: Bound::Neither,
@@ -228,6 +267,6 @@ fn attention(machine: &Machine, n_pos: usize) {
         k.attn_scores(y, &q, &cache[..n_pos * HEAD_DIM], HEAD_DIM, 0.1);
     });
     machine.show(&work("attn_mix"), N_QUERY * HEAD_DIM, |k, y: &mut [f32]| {
-        k.attn_mix(y, &cache, &p, HEAD_DIM);
+        k.attn_mix(y, Values::new(&cache, n_pos, HEAD_DIM), &p);
     });
 }

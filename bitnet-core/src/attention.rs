@@ -75,7 +75,7 @@ impl Attention<'_> {
             }
             round_to_f16(p);
             let values = self.cache.values(self.layer, head / group, n_pos);
-            self.kernels.attn_mix(now, values, p, head_dim); //                 [n, head_dim]
+            self.kernels.attn_mix(now, values, p); //                           [n, head_dim]
 
             (out, scores, head) = (later, rest, head + n);
         }

@@ -7,13 +7,13 @@ use crate::TokenId;
 use crate::attention::{Attention, round_to_f16};
 use crate::kernels::Kernels;
 use crate::kv_cache::KvCache;
-use crate::model::config::{Activation, Config};
+use crate::model::config::Config;
 use crate::model::head::{Screen, Screening, Sifted};
 use crate::model::matrix::{multiply, multiply_gated};
 use crate::model::operand::{Norm, Operand, Wants};
 use crate::model::weights::{Layer, wants};
 use crate::model::{Logits, Model};
-use crate::team::Team;
+use crate::team::{Share, Team};
 use crate::trace::trace_timing;
 
 /// The working memory of one session, sized once for a batch of tokens.
@@ -144,16 +144,15 @@ impl Step<'_> {
 
         operand.load(team, kernels, x, rms(&w.attn_norm, c), c.n_embd, *wants);
         multiply(team, kernels, [(&w.attn_q, q), (&w.attn_k, k), (&w.attn_v, v)], operand);
-        rotate(kernels, q, cos, sin, c); //                                      [n, n_head * head_dim]
-        rotate(kernels, k, cos, sin, c); //                                      [n, n_head_kv * head_dim]
-        self.cache.store(i, self.pos, k, v);
-        round_to_f16(q);
+        rotate_and_round((team, kernels), q, cos, sin, c); //                    [n, n_head * head_dim]
+        rotate_and_round((team, kernels), k, cos, sin, c); //                    [n, n_head_kv * head_dim]
+        self.cache.store(team, i, self.pos, k, v);
         let attention = Attention { config: c, kernels, cache: self.cache, layer: i, pos: self.pos, q };
         attention.run(team, attn, scores); //                                    [n, n_head * head_dim]
 
         operand.load(team, kernels, attn, sub_norm(&w.attn_sub_norm, c), c.n_embd_attn(), *wants);
         multiply(team, kernels, [(&w.attn_output, y)], operand); //              [n, n_embd]
-        kernels.add(x, y);
+        add((team, kernels), x, y, c);
     }
 
     #[trace_timing]
@@ -162,19 +161,10 @@ impl Step<'_> {
         let Activations { gate, up, y, operand, wants, .. } = &mut *self.act;
 
         operand.load(team, kernels, x, rms(&w.ffn_norm, c), c.n_embd, *wants);
-        match c.activation {
-            Activation::Relu2 => {
-                multiply_gated(team, kernels, (&w.ffn_gate, gate), (&w.ffn_up, up), operand); // [n, n_ff]
-                kernels.relu2_mul(gate, up);
-            }
-            Activation::Silu => {
-                multiply(team, kernels, [(&w.ffn_gate, gate), (&w.ffn_up, up)], operand); // [n, n_ff]
-                kernels.silu_mul(gate, up);
-            }
-        }
+        multiply_gated((team, kernels), c.activation, (&w.ffn_gate, gate), (&w.ffn_up, up), operand); // [n, n_ff]
         operand.load(team, kernels, gate, sub_norm(&w.ffn_sub_norm, c), c.n_ff, *wants);
         multiply(team, kernels, [(&w.ffn_down, y)], operand); //                 [n, n_embd]
-        kernels.add(x, y);
+        add((team, kernels), x, y, c);
     }
 
     /// Logits of new token `t`, `[n_vocab]`: all of them, or those that may be among the largest, the rest minus
@@ -202,13 +192,22 @@ fn sub_norm<'a>(weight: &'a Option<Vec<f32>>, c: &Config) -> Norm<'a> {
     weight.as_ref().map_or(Norm::None, |weight| rms(weight, c))
 }
 
-/// Rotates every head of every token by the angles of its position.
-fn rotate(kernels: &Kernels, x: &mut [f32], cos: &[f32], sin: &[f32], c: &Config) {
+/// Rotates every head of every token by the angles of its position, and rounds it to f16.
+fn rotate_and_round((team, kernels): (&Team, &Kernels), x: &mut [f32], cos: &[f32], sin: &[f32], c: &Config) {
     let half = c.rope.n_rot / 2;
-    let n = cos.len() / half;
-    for (t, x) in x.chunks_exact_mut(x.len() / n).enumerate() {
-        for head in x.chunks_exact_mut(c.head_dim) {
-            kernels.rotate(head, &cos[t * half..][..half], &sin[t * half..][..half], c.rope.pairing);
+    let width = x.len() / (cos.len() / half);
+    team.split([Share { values: x, unit: width }], |[x]| {
+        for (t, x) in (x.first / width..).zip(x.values.chunks_exact_mut(width)) {
+            for head in x.chunks_exact_mut(c.head_dim) {
+                kernels.rotate(head, &cos[t * half..][..half], &sin[t * half..][..half], c.rope.pairing);
+            }
+            round_to_f16(x);
         }
-    }
+    });
+}
+
+/// `x += y` for every token.
+fn add((team, kernels): (&Team, &Kernels), x: &mut [f32], y: &mut [f32], c: &Config) {
+    let shares = [x, y].map(|values| Share { values, unit: c.n_embd });
+    team.split(shares, |[x, y]| kernels.add(x.values, y.values));
 }

@@ -4,10 +4,10 @@
 //! open to all):
 //!
 //! - [`gguf`]: bytes to metadata and tensor directory, and back
+//! - [`pages`]: memory in large pages, and from cache lines on
 //! - [`quant`]: number formats
 //! - [`ops`]: norms, rotary embedding, softmax, activations: plain loops in the canonical order
 //! - [`kernels`]: slices in, slices out, one file for each instruction set
-//! - [`pages`]: memory in large pages
 //! - [`team`]: the threads, and how work is cut for them
 //! - [`model`]: a file's claims, checked, become typed weights
 //! - [`kv_cache`], [`attention`], [`forward`]: the network for one step; reads like the paper

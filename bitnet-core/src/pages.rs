@@ -64,6 +64,15 @@ pub struct Lines<T> {
 }
 
 impl<T: Pod> Lines<T> {
+    /// `n` zeros, in memory that comes from the system untouched; `None` if there is none.
+    #[must_use]
+    pub fn zeroed(n: usize) -> Option<Lines<T>> {
+        let room = n.checked_add(LINE / size_of::<T>())?;
+        let values = bytemuck::allocation::try_zeroed_vec::<T>(room).ok()?;
+        let skip = values.as_ptr().align_offset(LINE).min(LINE / size_of::<T>());
+        Some(Lines { values, skip, n })
+    }
+
     /// Sets the number of values. What they are afterwards is not said, but for a first call: zeros.
     pub fn resize(&mut self, n: usize) {
         self.n = n;
@@ -102,6 +111,16 @@ mod tests {
             lines.fill(7);
             assert!(lines.iter().all(|&v| v == 7));
         }
+    }
+
+    #[test]
+    fn lines_of_zeros_begin_with_a_cache_line_and_may_be_refused() {
+        for n in [0, 1, 1000, 1 << 20] {
+            let lines = Lines::<u16>::zeroed(n).unwrap();
+            assert_eq!((lines.len(), lines.as_ptr() as usize % LINE * usize::from(n > 0)), (n, 0));
+            assert!(lines.iter().all(|&v| v == 0));
+        }
+        assert!(Lines::<u16>::zeroed(usize::MAX).is_none() && Lines::<u16>::zeroed(usize::MAX / 4).is_none());
     }
 
     #[test]

@@ -107,10 +107,7 @@ impl<'m> Session<'m> {
 
     /// Forgets positions from `pos` on; nothing happens if there are none.
     pub fn truncate(&mut self, pos: usize) {
-        if pos < self.pos {
-            self.cache.truncate(pos);
-            self.pos = pos;
-        }
+        self.pos = self.pos.min(pos);
     }
 
     /// Appends `tokens` and returns the logits after the last of them: `[n_vocab]`.

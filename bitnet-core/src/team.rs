@@ -93,14 +93,16 @@ impl Team {
 
     /// Cuts each share into one piece for each thread and calls `work` with each thread's pieces.
     ///
-    /// Allocates nothing. A piece may be empty when there are fewer units than threads.
+    /// Allocates nothing. A piece may be empty when there are fewer units than threads; where no share has more than
+    /// one, `work` is called once, here.
     pub fn split<T: Send, const M: usize>(
         &self,
         shares: [Share<'_, T>; M],
         work: impl Fn([Piece<'_, T>; M]) + Sync,
     ) {
+        let n = if shares.iter().all(|s| s.values.len() <= s.unit) { 1 } else { self.n };
         let pieces = shares.map(|s| (Piece { first: 0, values: s.values }, s.unit));
-        cut(self.n, pieces, &work);
+        cut(n, pieces, &work);
     }
 
     /// Calls `work` once for each item, on whichever thread is free.
@@ -247,7 +249,8 @@ mod tests {
                         },
                     );
                 });
-                assert_eq!(calls.into_inner().unwrap(), team.len());
+                let expected = if units_a.max(units_b) > 1 { team.len() } else { 1 };
+                assert_eq!(calls.into_inner().unwrap(), expected);
                 assert!(a.iter().enumerate().all(|(i, &v)| v == i as f32));
                 assert!(b.iter().all(|&v| v == 1.0));
             }

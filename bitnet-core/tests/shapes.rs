@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use bitnet_core::gguf::{Access, Gguf, GgufWriter, TensorType};
+use bitnet_core::kernels::values::ROW;
 use bitnet_core::quant::dense::{DenseType, quantize_row};
 use bitnet_core::synth::{SynthOptions, SynthShape, write_synthetic};
 use bitnet_core::{Isa, LoadOptions, Model, Session, SessionOptions};
@@ -18,7 +19,7 @@ fn synthesized(folder: &tempfile::TempDir, shape: SynthShape, arch: &str) -> Pat
     let path = folder.path().join("model.gguf");
     let mut options = SynthOptions::new(shape);
     options.arch = arch.into();
-    (options.n_layer, options.n_vocab, options.n_ctx) = (Some(1), Some(N_VOCAB), Some(64));
+    (options.n_layer, options.n_vocab, options.n_ctx) = (Some(1), Some(N_VOCAB), Some(2 * ROW + 64));
     write_synthetic(&path, &options, &mut |_, _| {}).unwrap();
     path
 }
@@ -75,13 +76,13 @@ fn made_up(ty: DenseType, n: usize) -> Vec<u8> {
     bytes
 }
 
-/// Logits of every position, `[N_TOKENS, N_VOCAB]`.
-fn logits(model: &Model, n_threads: usize, n_batch: usize) -> Vec<f32> {
+/// Logits of every position, `[n_tokens, N_VOCAB]`.
+fn logits(model: &Model, n_tokens: usize, n_threads: usize, n_batch: usize) -> Vec<f32> {
     let options =
         SessionOptions { n_threads: Some(n_threads), n_batch: Some(n_batch), ..SessionOptions::default() };
     let mut session = Session::new(model, &options).unwrap();
-    let tokens: Vec<u32> = (0..N_TOKENS as u32).map(|i| (i * 89 + 7) % N_VOCAB as u32).collect();
-    let mut all = Vec::with_capacity(N_TOKENS * N_VOCAB);
+    let tokens: Vec<u32> = (0..n_tokens as u32).map(|i| (i * 89 + 7) % N_VOCAB as u32).collect();
+    let mut all = Vec::with_capacity(n_tokens * N_VOCAB);
     session.score(&tokens, |_, row| all.extend_from_slice(row)).unwrap();
     all
 }
@@ -93,13 +94,19 @@ fn load(path: &Path, isa: Isa) -> Model {
 /// Equal bits for every instruction set, and for `splits` of threads and batches.
 #[track_caller]
 fn check(path: &Path, splits: &[(usize, usize)]) {
-    let expected = logits(&load(path, Isa::Scalar), 1, N_TOKENS);
+    check_tokens(path, N_TOKENS, splits);
+}
+
+/// The same for a text of `n_tokens`.
+#[track_caller]
+fn check_tokens(path: &Path, n_tokens: usize, splits: &[(usize, usize)]) {
+    let expected = logits(&load(path, Isa::Scalar), n_tokens, 1, n_tokens);
     let (first, last) = (&expected[..N_VOCAB], &expected[expected.len() - N_VOCAB..]);
     assert!(expected.iter().all(|v| v.is_finite()) && first != last, "logits that say nothing prove nothing");
     for isa in Isa::available() {
         let model = load(path, isa);
         for &(n_threads, n_batch) in splits {
-            let got = logits(&model, n_threads, n_batch);
+            let got = logits(&model, n_tokens, n_threads, n_batch);
             for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
                 assert!(
                     got.to_bits() == expected.to_bits(),
@@ -133,6 +140,13 @@ fn one_head_of_96_for_all_queries_and_rows_of_384() {
 }
 
 #[test]
+fn a_text_longer_than_two_rows_of_values_in_the_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = synthesized(&folder, SynthShape::Tiny, "bitnet-b1.58");
+    check_tokens(&model, 2 * ROW + 5, &[(1, 1), (2, 100), (3, 2 * ROW + 5)]);
+}
+
+#[test]
 fn embeddings_of_every_dense_type_this_engine_runs() {
     let folder = tempfile::tempdir().unwrap();
     let model = synthesized(&folder, SynthShape::Tiny, "bitnet-b1.58");
@@ -151,6 +165,13 @@ fn a_dense_matrix_among_ternary_ones() {
             check(&with_dense(&folder, &model, name, ty), FEW);
         }
     }
+    // What is multiplied and what lets it through, for either function between them.
+    for arch in ["bitnet-b1.58", "llama"] {
+        let model = synthesized(&folder, SynthShape::Tiny, arch);
+        for name in ["blk.0.ffn_gate.weight", "blk.0.ffn_up.weight"] {
+            check(&with_dense(&folder, &model, name, DenseType::F16), FEW);
+        }
+    }
 }
 
 #[test]
@@ -163,4 +184,39 @@ fn a_head_of_its_own_in_another_type_than_the_embeddings() {
     // Blocks of 256, which rows of 384 are not.
     let model = synthesized(&folder, SynthShape::Tiny, "llama");
     check(&with_dense(&folder, &model, "output.weight", DenseType::Q6_K), SPLITS);
+}
+
+/// A value that no f16 can hold becomes infinite, and makes no earlier position of its batch infinite or NaN.
+#[test]
+fn values_that_overflow_stay_out_of_earlier_positions() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = synthesized(&folder, SynthShape::Tiny, "bitnet-b1.58");
+    let model = with_dense(&folder, &model, "blk.0.attn_v.weight", DenseType::F32);
+    let file = Gguf::open(&model, Access::Map).unwrap();
+    let bytes = file.tensor("blk.0.attn_v.weight").unwrap().bytes.to_vec();
+    let whole = std::fs::read(&model).unwrap();
+    let at = whole.windows(bytes.len()).position(|w| w == bytes).unwrap();
+    drop(file);
+    // From no value too large to all of them: in between, some positions overflow and earlier ones do not.
+    let scales: Vec<f32> = (0..40).map(|i| 100.0 * 1.25_f32.powi(i)).collect();
+    let mut first_bits = Vec::new();
+    for scale in scales {
+        let mut whole = whole.clone();
+        for w in whole[at..at + bytes.len()].as_chunks_mut::<4>().0 {
+            *w = (f32::from_le_bytes(*w) * scale).to_le_bytes();
+        }
+        let path = folder.path().join("loud.gguf");
+        std::fs::write(&path, whole).unwrap();
+        let expected = logits(&load(&path, Isa::Scalar), N_TOKENS, 1, 1);
+        for isa in Isa::available() {
+            let got = logits(&load(&path, isa), N_TOKENS, 2, N_TOKENS);
+            // A NaN is a NaN: which one is not defined.
+            let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+            let differs = got.iter().zip(&expected).position(|(&a, &b)| !same(a, b));
+            assert_eq!(differs.map(|i| i / N_VOCAB), None, "the position that differs: {isa}, scale {scale}");
+        }
+        first_bits.push(expected[0].to_bits());
+    }
+    first_bits.dedup();
+    assert!(first_bits.len() > 1, "no value overflowed");
 }

@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::{ActTiles, Kernels, elementwise, scalar, tiles::Tile};
+use super::{ActTiles, Kernels, Values, elementwise, scalar, tiles::Tile};
 use crate::ops::screen::{self, ShadowVector};
 use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
@@ -420,37 +420,49 @@ fn attn_scores(scores: &mut [f32], q: &[f32], k: &[f16], head_dim: usize, scale:
 
 #[trace_timing(avx2_attn_mix)]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn attn_mix(out: &mut [f32], v: &[f16], p: &[f32], head_dim: usize) {
-    let n_pad = v.len() / head_dim;
+fn attn_mix(out: &mut [f32], v: Values<'_>, p: &[f32]) {
+    let (n_pad, head_dim) = (v.n_pad(), v.head_dim());
     let (mut out, mut p) = (out, p);
     while out.len() >= 2 * head_dim {
         let (now, later) = out.split_at_mut(2 * head_dim);
-        mix::<2>(now, v, &p[..2 * n_pad], head_dim);
+        mix::<2>(now, v, &p[..2 * n_pad]);
         (out, p) = (later, &p[2 * n_pad..]);
     }
     for (out, p) in out.chunks_exact_mut(head_dim).zip(p.chunks_exact(n_pad)) {
-        mix::<1>(out, v, p, head_dim);
+        mix::<1>(out, v, p);
     }
 }
 
 /// `H` heads that read the same values: each tile column is loaded and widened once for all of them.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn mix<const H: usize>(out: &mut [f32], v: &[f16], p: &[f32], head_dim: usize) {
-    let n_pad = v.len() / head_dim;
+fn mix<const H: usize>(out: &mut [f32], v: Values<'_>, p: &[f32]) {
+    let (n_pad, head_dim) = (v.n_pad(), v.head_dim());
     for d in 0..head_dim {
         let mut acc = [[_mm256_setzero_ps(); 4]; H];
-        for (i, tile) in v.chunks_exact(32 * head_dim).enumerate() {
-            for lane in 0..4 {
-                let v = load_f16(&tile[32 * d + 8 * lane..]);
-                for h in 0..H {
-                    let p = load_f32(&p[h * n_pad + 32 * i + 8 * lane..]);
-                    acc[h][lane] = _mm256_fmadd_ps(v, p, acc[h][lane]);
-                }
+        for (first, tiles) in v.rows(d) {
+            for (i, tile) in tiles.iter().enumerate() {
+                mix_tile(&mut acc, tile, &p[first + 32 * i..], n_pad);
             }
+        }
+        if let Some((first, tile)) = v.rest(d) {
+            mix_tile(&mut acc, &tile, &p[first..], n_pad);
         }
         for h in 0..H {
             out[h * head_dim + d] = reduce(acc[h]);
+        }
+    }
+}
+
+/// Adds the products of one tile with the probabilities of its positions, `n_pad` apart for each head.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn mix_tile<const H: usize>(acc: &mut [[__m256; 4]; H], tile: &[f16; 32], p: &[f32], n_pad: usize) {
+    for lane in 0..4 {
+        let v = load_f16(&tile[8 * lane..]);
+        for h in 0..H {
+            let p = load_f32(&p[h * n_pad + 8 * lane..]);
+            acc[h][lane] = _mm256_fmadd_ps(v, p, acc[h][lane]);
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use half::f16;
 
+use super::values::ROW;
 use super::*;
 use crate::ops::rope::Pairing;
 use crate::quant::{i2s, tri5};
@@ -306,9 +307,9 @@ fn f32_products_agree_at_every_length() {
 fn attention_agrees_at_every_number_of_positions_and_queries() {
     let mut rng = Rng(6);
     for k in others() {
-        for head_dim in [8, 64, 96, 100, 128] {
-            for n_pos in (1..=36).chain([64, 97]) {
-                for n_query in [1, 2, 3, 4, 5, 8] {
+        for head_dim in [5, 8, 33, 64, 96, 100, 128] {
+            for n_pos in (1..=36).chain([64, 97, ROW, ROW + 1, 2 * ROW + 40]) {
+                for n_query in [1, 2, 3, 4, 5, 7, 8] {
                     let n_pad = usize::next_multiple_of(n_pos, 32);
                     let (keys, q) = (rng.halves(n_pos * head_dim), rng.rounded(n_query * head_dim));
                     let (mut got, mut expected) = (vec![0.5; n_query * n_pad], vec![0.25; n_query * n_pad]);
@@ -318,11 +319,20 @@ fn attention_agrees_at_every_number_of_positions_and_queries() {
                         format!("{} head_dim {head_dim}, {n_pos} positions, {n_query} queries", k.isa());
                     assert_bits(&got, &expected, format_args!("{what}: scores"));
 
-                    let (v, p) = (rng.halves(n_pad * head_dim), rng.rounded(n_query * n_pad));
+                    let (mut v, mut p) =
+                        (rng.halves(n_pos.next_multiple_of(ROW) * head_dim), rng.rounded(n_query * n_pad));
+                    // Past the last position there may be anything; its probability is zero.
+                    for (i, v) in v.iter_mut().enumerate() {
+                        let pos = i / (ROW * head_dim) * ROW + i % ROW;
+                        *v = if pos < n_pos { *v } else { f16::INFINITY };
+                    }
+                    p.chunks_exact_mut(n_pad).for_each(|p| p[n_pos..].fill(0.0));
+                    let v = Values::new(&v, n_pos, head_dim);
                     let (mut got, mut expected) = (vec![0.5; q.len()], vec![0.25; q.len()]);
-                    k.attn_mix(&mut got, &v, &p, head_dim);
-                    scalar().attn_mix(&mut expected, &v, &p, head_dim);
+                    k.attn_mix(&mut got, v, &p);
+                    scalar().attn_mix(&mut expected, v, &p);
                     assert_bits(&got, &expected, format_args!("{what}: values"));
+                    assert!(expected.iter().all(|v| v.is_finite()), "{what}: what is past the end counts");
                 }
             }
         }

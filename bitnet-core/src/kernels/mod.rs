@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `isa.rs` | the names, and which table a CPU gets |
 //! | `tiles.rs` | how the activations of several tokens lie in memory for a matrix product |
+//! | `values.rs` | how the values of past positions lie in memory for attention |
 //! | `scalar.rs` | the definition |
 //! | `self_test.rs` | every kernel executed on this CPU, for `bitnet doctor` |
 //! | `avx2.rs`, `avx512.rs`, `neon.rs` | the same functions for one instruction set |
@@ -32,12 +33,14 @@ mod neon;
 mod scalar;
 mod self_test;
 mod tiles;
+pub mod values;
 
 use half::f16;
 
 pub use isa::Isa;
 pub use self_test::self_test;
 pub use tiles::{ActTiles, pack_tile};
+pub use values::Values;
 
 use crate::ops::rope::Pairing;
 use crate::ops::screen::{self, Precision, ShadowRow, ShadowVector};
@@ -166,7 +169,7 @@ pub struct Kernels {
     gemv_tri5_picked: PickedTri5,
     gemv_f16: unsafe fn(&mut [f32], &[f16], &[f32]),
     attn_scores: unsafe fn(&mut [f32], &[f32], &[f16], usize, f32),
-    attn_mix: unsafe fn(&mut [f32], &[f16], &[f32], usize),
+    attn_mix: unsafe fn(&mut [f32], Values<'_>, &[f32]),
 }
 
 impl std::fmt::Debug for Kernels {
@@ -466,21 +469,16 @@ impl Kernels {
     /// Mixes values by probability, for several queries that share them: `out_d = sum over p of v_p,d * p`.
     ///
     /// - `out`: `[n_query, head_dim]`, overwritten
-    /// - `v`: `[n_pad / 32, head_dim, 32]`: tiles of 32 positions, zero past the last one
+    /// - `v`: the values of `n_pos` positions; `n_pad` is their number rounded up to a multiple of 32
     /// - `p`: `[n_query, n_pad]`, values an f16 can hold, zero past the last position
     ///
     /// # Panics
     /// If a length disagrees with a shape above.
-    #[trace_timing(n_pos = v.len() / head_dim, bytes = 2 * v.len())]
-    pub fn attn_mix(&self, out: &mut [f32], v: &[f16], p: &[f32], head_dim: usize) {
-        let n_query = out.len() / head_dim;
-        assert!(
-            v.len().is_multiple_of(head_dim * 32),
-            "attn_mix: v of {} values is not whole tiles",
-            v.len()
-        );
-        assert_eq!(out.len(), n_query * head_dim, "attn_mix: out of {} values", out.len());
-        assert_eq!(p.len(), n_query * (v.len() / head_dim), "attn_mix: p for {n_query} queries");
-        dispatch!(self.attn_mix(out, v, p, head_dim));
+    #[trace_timing(n_pos = v.n_pad(), bytes = 2 * v.n_pad() * v.head_dim())]
+    pub fn attn_mix(&self, out: &mut [f32], v: Values<'_>, p: &[f32]) {
+        let n_query = out.len() / v.head_dim();
+        assert_eq!(out.len(), n_query * v.head_dim(), "attn_mix: out of {} values", out.len());
+        assert_eq!(p.len(), n_query * v.n_pad(), "attn_mix: p for {n_query} queries");
+        dispatch!(self.attn_mix(out, v, p));
     }
 }

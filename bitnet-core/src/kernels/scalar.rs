@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{ActTiles, Kernels, elementwise};
+use super::{ActTiles, Kernels, Values, elementwise};
 use crate::ops::dot32::reduce_lanes;
 use crate::ops::screen::{self, ShadowVector};
 use crate::quant::act::ActScale;
@@ -145,15 +145,15 @@ fn attn_scores(scores: &mut [f32], q: &[f32], k: &[f16], head_dim: usize, scale:
     }
 }
 
-fn attn_mix(out: &mut [f32], v: &[f16], p: &[f32], head_dim: usize) {
-    let n_pad = v.len() / head_dim;
-    for (out, p) in out.chunks_exact_mut(head_dim).zip(p.chunks_exact(n_pad)) {
+fn attn_mix(out: &mut [f32], v: Values<'_>, p: &[f32]) {
+    for (out, p) in out.chunks_exact_mut(v.head_dim()).zip(p.chunks_exact(v.n_pad())) {
         for (d, out) in out.iter_mut().enumerate() {
             let mut acc = [0.0_f32; 32];
-            for (tile, p) in v.chunks_exact(head_dim * 32).zip(p.as_chunks::<32>().0) {
-                let column = &tile[d * 32..][..32];
+            let rest = v.rest(d).map(|(_, tile)| tile);
+            let tiles = v.rows(d).flat_map(|(_, tiles)| tiles).chain(&rest);
+            for (tile, p) in tiles.zip(p.as_chunks::<32>().0) {
                 for lane in 0..32 {
-                    acc[lane] += column[lane].to_f32() * p[lane];
+                    acc[lane] += tile[lane].to_f32() * p[lane];
                 }
             }
             *out = reduce_lanes(&acc);

@@ -5,12 +5,14 @@
 
 use half::f16;
 
-use super::{ActTiles, Isa, Kernels, pack_tile};
+use super::values::ROW;
+use super::{ActTiles, Isa, Kernels, Values, pack_tile};
 use crate::error::{Error, Result};
 use crate::ops::rope::Pairing;
 use crate::ops::screen::{Precision, ShadowVector};
 use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
+use crate::quant::tri5::{self, Tri5};
 
 /// Executes every kernel of `isa` and compares bits: ternary products with integer arithmetic done here, everything
 /// else with the scalar kernels.
@@ -27,7 +29,7 @@ pub fn self_test(isa: Isa) -> Result<()> {
     for n in [1, 31, 96, 2560] {
         bench.elementwise(n)?;
     }
-    for n_pos in [1, 33, 100] {
+    for n_pos in [1, 33, 100, 2 * ROW + 40] {
         bench.attention(n_pos)?;
     }
     for cols in [128, 384, 2560] {
@@ -70,6 +72,7 @@ impl Bench {
         let mut y = vec![0.0; rows];
         k.gemv_i2s(&mut y, w, &q[..cols], scales[0], SCALE);
         self.same("gemv_i2s", &what, &y, &expected[..rows])?;
+        self.other_ternary(&what, w, (&q[..cols], scales[0]), SCALE, &expected[..rows])?;
 
         let tiled = tiled(&q, &scales, cols, k.tile());
         let mut y = vec![0.0; n * rows];
@@ -77,6 +80,42 @@ impl Bench {
         let x = ActTiles::new(&tiled, &scales, cols, k.tile());
         k.gemm_i2s(&mut outs, w, &x, SCALE, &mut Vec::new());
         self.same("gemm_i2s", &format!("{what}, {n} tokens"), &y, &expected)
+    }
+
+    /// The same products by the other kernels of one vector: rows picked, and five weights to a byte.
+    fn other_ternary(
+        &self,
+        what: &str,
+        w: Ternary<'_>,
+        (q, a): (&[i8], ActScale),
+        scale: f32,
+        expected: &[f32],
+    ) -> Result<()> {
+        let k = self.kernels;
+        let row_bytes = tri5::row_bytes(w.cols());
+        let mut fives = vec![0; w.rows() * row_bytes];
+        for (r, row) in fives.chunks_exact_mut(row_bytes).enumerate() {
+            k.pack_tri5(row, w.row(r));
+            let mut back = vec![0; w.row_bytes()];
+            k.unpack_tri5(&mut back, row);
+            if back != w.row(r) {
+                return Err(self.differs("unpack_tri5", what));
+            }
+        }
+        let fives = Tri5::new(&fives, w.rows(), w.cols());
+        let mut y = vec![0.0; w.rows()];
+        k.gemv_tri5(&mut y, fives, q, a, scale);
+        self.same("gemv_tri5", what, &y, expected)?;
+
+        let picked: Vec<u32> = (0..w.rows() as u32).step_by(2).collect();
+        let of_picked = |y: &[f32]| y.iter().copied().step_by(2).collect::<Vec<f32>>();
+        let expected = of_picked(expected);
+        y.fill(0.0);
+        k.gemv_i2s_picked(&mut y, w, &picked, (q, a), scale);
+        self.same("gemv_i2s_picked", what, &of_picked(&y), &expected)?;
+        y.fill(0.0);
+        k.gemv_tri5_picked(&mut y, fives, &picked, (q, a), scale);
+        self.same("gemv_tri5_picked", what, &of_picked(&y), &expected)
     }
 
     fn dense(&self, rows: usize, cols: usize) -> Result<()> {
@@ -109,17 +148,20 @@ impl Bench {
 
     fn attention(&self, n_pos: usize) -> Result<()> {
         const HEAD_DIM: usize = 96;
-        const N_QUERY: usize = 5;
+        const N_QUERY: usize = 7; // groups of four, two and one
         let n_pad = n_pos.next_multiple_of(32);
         let mut random = Random(n_pos as u64);
         let halves = |values: Vec<f32>| values.into_iter().map(f16::from_f32).collect::<Vec<f16>>();
         let rounded =
             |values: Vec<f32>| -> Vec<f32> { halves(values).into_iter().map(f16::to_f32).collect() };
-        let (keys, values) =
-            (halves(random.floats(n_pos * HEAD_DIM)), halves(random.floats(n_pad * HEAD_DIM)));
+        let (keys, values) = (
+            halves(random.floats(n_pos * HEAD_DIM)),
+            halves(random.floats(n_pos.next_multiple_of(ROW) * HEAD_DIM)),
+        );
+        let values = Values::new(&values, n_pos, HEAD_DIM);
         let (q, p) = (rounded(random.floats(N_QUERY * HEAD_DIM)), rounded(random.floats(N_QUERY * n_pad)));
         self.both("attn_scores", N_QUERY * n_pad, |k, y| k.attn_scores(y, &q, &keys, HEAD_DIM, 0.1))?;
-        self.both("attn_mix", N_QUERY * HEAD_DIM, |k, y| k.attn_mix(y, &values, &p, HEAD_DIM))
+        self.both("attn_mix", N_QUERY * HEAD_DIM, |k, y| k.attn_mix(y, values, &p))
     }
 
     fn shadow(&self, cols: usize) -> Result<()> {

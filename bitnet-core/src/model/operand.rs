@@ -150,6 +150,13 @@ impl Operand {
         ActTiles::new(&self.q, &self.scales, self.cols.next_multiple_of(BLOCK), self.tile)
     }
 
+    /// How many values of the int8 form, if it was made, are zero: their products need not be taken. For traces.
+    #[must_use]
+    pub fn n_zeros(&self) -> usize {
+        let filled = self.q.len() - self.n * self.cols;
+        self.q.iter().filter(|&&q| q == 0).count().saturating_sub(filled)
+    }
+
     /// Vector `t`, rounded to f16 and widened again.
     #[must_use]
     pub fn rounded(&self, t: usize) -> &[f32] {

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use super::{Format, Matrix, Packed, Scale};
 use crate::kernels::Kernels;
+use crate::model::config::Activation;
 use crate::model::operand::Operand;
 use crate::quant::i2s::Ternary;
 use crate::quant::tri5::Tri5;
@@ -24,7 +25,14 @@ impl Matrix {
     }
 
     /// Rows `first..first + y.len()` of `W x`, for the only token of `x`.
-    #[trace_timing(matrix, tensor = self.name(), rows = y.values.len(), bytes = self.row_bytes() * y.values.len())]
+    #[trace_timing(
+        matrix,
+        tensor = self.name(),
+        rows = y.values.len(),
+        bytes = self.row_bytes() * y.values.len(),
+        macs = self.cols * y.values.len(),
+        zeros = x.n_zeros()
+    )]
     pub(super) fn multiply_vector(&self, kernels: &Kernels, y: Piece<'_>, x: &Operand) {
         let Piece { first, values: y } = y;
         match self.format {
@@ -56,7 +64,12 @@ impl Matrix {
     ///
     /// Rows here and there are read at half the speed of all rows in a stream or less (measured on Zen 4, with what
     /// is coming asked for in time), so that only few open gates are worth picking.
-    #[trace_timing(matrix_open, tensor = self.name(), rows = y.values.len())]
+    #[trace_timing(
+        matrix_open,
+        tensor = self.name(),
+        rows = y.values.len(),
+        open = gate.iter().filter(|&&gate| gate > 0.0).count()
+    )]
     fn multiply_open(&self, kernels: &Kernels, scale: f32, y: Piece<'_>, gate: &[f32], x: &Operand) {
         const RUN: usize = 512; // rows whose numbers fit the stack
         const PAYS: usize = 3; // at most one open gate in so many
@@ -96,7 +109,8 @@ impl Matrix {
         matrix,
         tensor = self.name(),
         tokens = y.len(),
-        bytes = y.first().map_or(0, |y| y.len() * self.row_bytes())
+        bytes = y.first().map_or(0, |y| y.len() * self.row_bytes()),
+        macs = y.iter().map(|y| y.len() * self.cols).sum::<usize>()
     )]
     fn multiply_strip(&self, kernels: &Kernels, first: usize, y: &mut [&mut [f32]], x: &Operand) {
         let rows = y.first().map_or(0, |y| y.len());
@@ -201,36 +215,53 @@ pub fn multiply<const M: usize>(
     }
 }
 
-/// `gate = W_gate x` and, where that is positive, `up = W_up x`; elsewhere `up` is some finite value.
+/// `gate = act(W_gate x) * W_up x`, by values; `up` is scratch.
 ///
-/// For squared ReLU: where the gate is not positive, `max(gate, 0)^2 * up` is zero whatever finite value `up` has,
-/// so the rows of `W_up` behind it need not be read. One token only, and ternary matrices; anything else is
-/// [`multiply`].
+/// For squared ReLU, one token, and ternary matrices: where the gate is not positive, `max(gate, 0)^2 * up` is zero
+/// whatever finite value `up` has, so the rows of `W_up` behind it need not be read.
+///
+/// - `gate`, `up`: `[n, rows]`, overwritten; `x`: `[n, cols]`
 ///
 /// # Panics
 /// If a length disagrees with a shape.
 pub fn multiply_gated(
-    team: &Team,
-    kernels: &Kernels,
+    (team, kernels): (&Team, &Kernels),
+    activation: Activation,
     (gate, gate_y): (&Matrix, &mut [f32]),
     (up, up_y): (&Matrix, &mut [f32]),
     x: &Operand,
 ) {
-    let scale = match (gate.format, up.format) {
-        (Format::Ternary { .. }, Format::Ternary { scale: Scale::One(scale), .. })
-            if x.n() == 1 && up.is_finite(scale, x) =>
-        {
-            scale
-        }
-        _ => return multiply(team, kernels, [(gate, gate_y), (up, up_y)], x),
+    assert!(gate_y.len() == up_y.len() && gate.rows == up.rows, "gate and up differ");
+    let combine = |gate: &mut [f32], up: &[f32]| match activation {
+        Activation::Relu2 => kernels.relu2_mul(gate, up),
+        Activation::Silu => kernels.silu_mul(gate, up),
     };
-    assert!(gate_y.len() == gate.rows && up_y.len() == up.rows && gate.rows == up.rows, "gate and up differ");
-    let shares = [Share { values: gate_y, unit: ROWS_TOGETHER }, Share { values: up_y, unit: ROWS_TOGETHER }];
+    if x.n() > 1 {
+        multiply(team, kernels, [(gate, gate_y), (up, up_y)], x);
+        let shares = [gate_y, up_y].map(|values| Share { values, unit: gate.rows });
+        return team.split(shares, |[gate, up]| combine(gate.values, up.values));
+    }
+    assert!(
+        gate_y.len() == gate.rows && x.cols() == gate.cols && x.cols() == up.cols,
+        "a gate of other shape"
+    );
+    // The scale of `up`, if its rows behind closed gates may be left out.
+    let skipping = match (activation, gate.format, up.format) {
+        (Activation::Relu2, Format::Ternary { .. }, Format::Ternary { scale: Scale::One(scale), .. }) => {
+            Some(scale).filter(|&scale| up.is_finite(scale, x))
+        }
+        _ => None,
+    };
+    let shares = [gate_y, up_y].map(|values| Share { values, unit: ROWS_TOGETHER });
     team.split(shares, |[gate_y, up_y]| {
         let first = up_y.first;
-        let gate_values = &mut *gate_y.values;
-        gate.multiply_vector(kernels, Piece { first, values: gate_values }, x);
-        up.multiply_open(kernels, scale, Piece { first, values: up_y.values }, gate_values, x);
+        gate.multiply_vector(kernels, Piece { first, values: gate_y.values }, x);
+        let piece = Piece { first, values: up_y.values };
+        match skipping {
+            Some(scale) => up.multiply_open(kernels, scale, piece, gate_y.values, x),
+            None => up.multiply_vector(kernels, piece, x),
+        }
+        combine(gate_y.values, up_y.values);
     });
 }
 
