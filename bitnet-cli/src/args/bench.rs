@@ -40,7 +40,7 @@ Flags:
   -p, --n-prompt LIST   prompt lengths to measure, 0 for none (default 128,512)
   -n, --n-gen LIST      tokens to generate, 0 for none (default 32,128)
   -d, --depth LIST      positions already in the context when measuring (default 0)
-  -t, --threads LIST    threads (default: the physical cores this process may use)
+  -t, --threads LIST    threads (default: the processors this process may use)
   -r, --repetitions N   samples of each row (default 5)
   -b, --batch-size N    prompt tokens computed together (default 512)
       --head KIND       decode with the screened head, which computes the largest logit only, or
@@ -108,7 +108,7 @@ pub(crate) enum Source {
 #[derive(Debug)]
 pub(crate) struct BenchArgs {
     pub(crate) source: Source,
-    /// How to compute; `n_threads` is in [`threads`](Self::threads) instead.
+    /// How to compute; `n_threads` is the most of [`threads`](Self::threads).
     pub(crate) model: ModelArgs,
     pub(crate) n_prompt: Vec<usize>,
     pub(crate) n_gen: Vec<usize>,
@@ -143,10 +143,12 @@ fn parse(line: &Line) -> Result<Command, Failure> {
     let lengths = |name, default: &[usize]| -> Result<Vec<usize>, Failure> {
         Ok(line.numbers(name, 0..=MAX_POSITIONS)?.unwrap_or_else(|| default.to_vec()))
     };
+    let threads = line.numbers("--threads", 1..=MAX_THREADS)?.unwrap_or_default();
     let args = BenchArgs {
         source,
         model: ModelArgs {
             isa: line.choice("--isa", super::model::ISAS)?.flatten(),
+            n_threads: threads.iter().copied().max(),
             n_batch: line.number("--batch-size", 1..=MAX_POSITIONS)?,
             no_mmap: line.has("--no-mmap"),
             placement: line.choice("--weights", super::model::PLACEMENTS)?.unwrap_or_default(),
@@ -157,7 +159,7 @@ fn parse(line: &Line) -> Result<Command, Failure> {
         n_prompt: lengths("--n-prompt", &[128, 512])?,
         n_gen: lengths("--n-gen", &[32, 128])?,
         depth: lengths("--depth", &[0])?,
-        threads: line.numbers("--threads", 1..=MAX_THREADS)?.unwrap_or_default(),
+        threads,
         head: line.choice("--head", HEADS)?.unwrap_or(Logits::Top(1)),
         repetitions: line.number("--repetitions", 1..=10_000)?.unwrap_or(5),
         format: line.choice("--output", FORMATS)?.unwrap_or(Format::Markdown),

@@ -41,7 +41,7 @@ Flags:
       --repeat-penalty R  above 1 makes recent tokens less likely (default 1, none)
       --repeat-last-n N   how many tokens are recent (default 64)
   -s, --seed N            same seed, same replies (default 0)
-  -t, --threads N         threads (default: the physical cores this process may use)
+  -t, --threads N         threads (default: the processors this process may use)
   -b, --batch-size N      prompt tokens computed together (default 512)
       --isa NAME          auto, scalar, avx2, avx512 or neon; the tokens are the same on all
       --no-mmap           read the model into memory instead of mapping it

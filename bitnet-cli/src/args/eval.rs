@@ -30,7 +30,7 @@ Flags:
       --min TASK=PCT    exit 5 if less than PCT % of a task is right; may be given several times;
                         the task called total is all of them
   -c, --ctx-size N      positions in the context (default: what the model was trained for)
-  -t, --threads N       threads (default: the physical cores this process may use)
+  -t, --threads N       threads (default: the processors this process may use)
   -b, --batch-size N    prompt tokens computed together (default 512)
       --isa NAME        auto, scalar, avx2, avx512 or neon; the result is the same on all
       --no-mmap         read the model into memory instead of mapping it

@@ -32,7 +32,7 @@ Flags:
   -f, --file FILE         the text, less one trailing newline; - reads it from stdin
   -c, --ctx-size N        tokens of a chunk (default 512)
       --chunks N          stop after N chunks (default: all whole ones)
-  -t, --threads N         threads (default: the physical cores this process may use)
+  -t, --threads N         threads (default: the processors this process may use)
   -b, --batch-size N      tokens computed together (default 512)
       --isa NAME          auto, scalar, avx2, avx512 or neon; the result is the same on all
       --no-mmap           read the model into memory instead of mapping it

@@ -38,7 +38,7 @@ Flags:
   -n, --max-tokens, --n-predict N
                           generate N tokens (default 32)
   -c, --ctx-size N        positions in the context (default: what the model was trained for)
-  -t, --threads N         threads (default: the physical cores this process may use)
+  -t, --threads N         threads (default: the processors this process may use)
   -b, --batch-size N      prompt tokens computed together (default 512)
       --isa NAME          auto, scalar, avx2, avx512 or neon
       --no-mmap           read the model into memory instead of mapping it

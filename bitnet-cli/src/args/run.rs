@@ -43,7 +43,7 @@ Flags:
   -s, --seed N            same seed, same text (default 0)
       --stop TEXT         end before this text appears; may be given several times
       --ignore-eos        go on after the model's end tokens
-  -t, --threads N         threads (default: the physical cores this process may use)
+  -t, --threads N         threads (default: the processors this process may use)
   -b, --batch-size N      prompt tokens computed together (default 512)
       --isa NAME          auto, scalar, avx2, avx512 or neon; the tokens are the same on all
       --no-mmap           read the model into memory instead of mapping it

@@ -106,6 +106,7 @@ fn load_options(args: &ModelArgs) -> Result<LoadOptions, Failure> {
         isa: args.isa.map(|name| Isa::from_name(name).expect("the parser takes names the engine knows")),
         access: if args.no_mmap { Access::Read } else { Access::Map },
         placement: args.placement,
+        n_threads: args.n_threads,
         reading: reading(&args.reading)?,
     })
 }

@@ -35,6 +35,9 @@ pub struct LoadOptions {
     pub access: Access,
     /// Whether ternary weights are computed with where the file has them.
     pub placement: Placement,
+    /// Threads for which [`Placement::Auto`] chooses, those of the sessions to come: more of them wait for the memory
+    /// sooner. By default one for each processor this process may use.
+    pub n_threads: Option<usize>,
     /// What the file does not say about its ternary tensors.
     pub reading: Reading,
 }
@@ -84,7 +87,7 @@ impl Model {
         let mut config = Config::from_gguf(&gguf)?;
         let mut weights = Weights::from_gguf(&gguf, kernels, &options.reading, &mut config)?;
         let mapped = options.access == Access::Map;
-        weights.place(options.placement, mapped, &Team::new(None)?, kernels);
+        weights.place(options.placement, mapped, options.n_threads, kernels)?;
         Ok(Model { gguf, kernels, config, weights, screen: OnceLock::new() })
     }
 

@@ -12,7 +12,6 @@ use crate::gguf::{Gguf, TensorInfo};
 use crate::kernels::Kernels;
 use crate::quant::dense::{self, DenseType};
 use crate::quant::ternary::Reading;
-use crate::team::Team;
 
 /// The weights of a model. Fields keep their names in the file, without `blk.N.` and `.weight`.
 #[derive(Debug)]
@@ -112,10 +111,17 @@ impl Weights {
     }
 
     /// Puts the ternary matrices where `placement` says, and tells a trace which kernel each matrix has then.
-    pub(super) fn place(&mut self, placement: Placement, mapped: bool, team: &Team, kernels: &Kernels) {
-        place(self.ternary_mut(), placement, mapped, team, kernels);
+    pub(super) fn place(
+        &mut self,
+        placement: Placement,
+        mapped: bool,
+        n_threads: Option<usize>,
+        kernels: &Kernels,
+    ) -> Result<()> {
+        place(self.ternary_mut(), placement, mapped, n_threads, kernels)?;
         let layers = self.layers.iter().flat_map(Layer::matrices);
         layers.chain(Some(&self.token_embd)).chain(&self.output).for_each(Matrix::announce);
+        Ok(())
     }
 
     /// The ternary matrices.

@@ -86,11 +86,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
 /// Decodes one token, and says what it took to get there.
 fn until_first_token(model: &Model, args: &BenchArgs, start: Instant) -> Result<(Load, Sifted), Failure> {
     let loaded = start.elapsed();
-    let options = SessionOptions {
-        n_ctx: Some(1),
-        n_threads: args.threads.iter().copied().max(),
-        ..session_options(&args.model)
-    };
+    let options = SessionOptions { n_ctx: Some(1), ..session_options(&args.model) };
     let mut session = Session::new(model, &options)?;
     session.prefill_while(&tokens(model.config().n_vocab, 1), args.head, || true)?;
     let load = Load { model: loaded, first_token: start.elapsed(), resident_bytes: resident_bytes() };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Format, Matrix, Scale};
+use crate::error::Result;
 use crate::kernels::Kernels;
 use crate::model::Placement;
 use crate::model::operand::{Norm, Operand, Wants};
@@ -49,29 +50,31 @@ impl Place {
 /// Puts the ternary matrices among `matrices` where `placement` says, and gives the file's pages back.
 ///
 /// `Auto` leaves alone what a cache holds and what is not `mapped`; else it measures which packing is multiplied
-/// faster on this machine. Without the memory for it nothing changes.
+/// faster by so many threads on this machine. Without the memory for it nothing changes.
+///
+/// # Errors
+/// If the threads cannot be had.
 pub(in crate::model) fn place<'a>(
     matrices: impl Iterator<Item = &'a mut Matrix>,
     placement: Placement,
     mapped: bool,
-    team: &Team,
+    n_threads: Option<usize>,
     kernels: &Kernels,
-) {
+) -> Result<()> {
     let mut matrices: Vec<&mut Matrix> =
         matrices.filter(|m| matches!(m.format, Format::Ternary { scale: Scale::One(_), .. })).collect();
-    let packing = match placement {
-        Placement::Map => return,
-        Placement::Copy => Packing::Four,
-        Placement::Tri5 => Packing::Five,
-        Placement::Auto => {
-            let sample = sample(&matrices);
-            match sample {
-                Some(n) if mapped && cfg!(target_os = "linux") => faster(&mut matrices[..n], team, kernels),
-                _ => return,
-            }
-        }
+    let sample = sample(&matrices).filter(|_| mapped && cfg!(target_os = "linux"));
+    if placement == Placement::Map || placement == Placement::Auto && sample.is_none() {
+        return Ok(());
+    }
+    let team = Team::new(n_threads)?;
+    let packing = match (placement, sample) {
+        (Placement::Auto, Some(n)) => faster(&mut matrices[..n], &team, kernels),
+        (Placement::Tri5, _) => Packing::Five,
+        _ => Packing::Four,
     };
-    put(&mut matrices, packing, team, kernels);
+    put(&mut matrices, packing, &team, kernels);
+    Ok(())
 }
 
 /// How many matrices no cache holds; `None` if all of them fit one.
@@ -235,6 +238,17 @@ mod tests {
             }
             assert_eq!(n, 7 * file.config().n_layer);
         }
+    }
+
+    #[test]
+    fn the_threads_that_place_are_those_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        write_synthetic(&path, &SynthOptions::new(SynthShape::Tiny), &mut |_, _| {}).unwrap();
+        let options =
+            LoadOptions { placement: Placement::Copy, n_threads: Some(0), ..LoadOptions::default() };
+        let error = Model::load(&path, &options).unwrap_err().to_string();
+        assert!(error.starts_with("--threads: expected 1 to 1024"), "{error}");
     }
 
     #[test]
