@@ -61,10 +61,10 @@ fn share(row: &Row, rows: &[Row]) -> Option<f64> {
     (!waits(row) && all > 0.0).then(|| row.own.as_secs_f64() / all)
 }
 
-/// What one thread got; nothing for operations that say nothing of bytes.
-fn gb_per_s(row: &Row) -> Option<f64> {
+/// Billions of `count` that one thread did in a second; nothing for operations that do not count them.
+fn giga_per_s(row: &Row, count: u64) -> Option<f64> {
     let seconds = row.total.as_secs_f64();
-    (row.bytes > 0 && seconds > 0.0).then(|| row.bytes as f64 / seconds / 1e9)
+    (count > 0 && seconds > 0.0).then(|| count as f64 / seconds / 1e9)
 }
 
 /// Module and name without the crate they share.
@@ -74,7 +74,8 @@ fn operation(row: &Row) -> String {
 }
 
 fn as_text(circumstances: &Value, done: &Outcome, rows: &[Row]) -> String {
-    let head = ["operation", "calls", "total ms", "own ms", "share", "MB", "GB/s"].map(str::to_owned);
+    let head =
+        ["operation", "calls", "total ms", "own ms", "share", "MB", "GB/s", "GMAC/s"].map(str::to_owned);
     let optional = |value: Option<f64>, digits: usize, unit: &str| {
         value.map_or_else(String::new, |value| format!("{value:.digits$}{unit}"))
     };
@@ -86,12 +87,13 @@ fn as_text(circumstances: &Value, done: &Outcome, rows: &[Row]) -> String {
             format!("{:.3}", row.own.as_secs_f64() * 1e3),
             optional(share(row, rows).map(|share| share * 100.0), 2, " %"),
             optional((row.bytes > 0).then_some(row.bytes as f64 / 1e6), 2, ""),
-            optional(gb_per_s(row), 2, ""),
+            optional(giga_per_s(row, row.bytes), 2, ""),
+            optional(giga_per_s(row, row.macs), 1, ""),
         ]
     });
-    let lines: Vec<[String; 7]> = [head].into_iter().chain(cells).collect();
+    let lines: Vec<[String; 8]> = [head].into_iter().chain(cells).collect();
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 7] = std::array::from_fn(width);
+    let widths: [usize; 8] = std::array::from_fn(width);
 
     let mut text = String::new();
     let (isa, threads) = (circumstances["isa"].as_str().unwrap_or_default(), &circumstances["threads"]);
@@ -126,7 +128,9 @@ fn as_json(mut circumstances: Value, done: &Outcome, rows: &[Row]) -> Value {
             "own_ms": row.own.as_secs_f64() * 1e3,
             "share": share(row, rows),
             "bytes": row.bytes,
-            "gb_per_s": gb_per_s(row),
+            "gb_per_s": giga_per_s(row, row.bytes),
+            "macs": row.macs,
+            "gmac_per_s": giga_per_s(row, row.macs),
         })
     };
     circumstances["operations"] = rows.iter().map(operation).collect();
@@ -148,6 +152,7 @@ mod tests {
             total: Duration::from_millis(2 * own_ms),
             own: Duration::from_millis(own_ms),
             bytes,
+            macs: 10 * bytes,
         };
         let rows = vec![
             row("bitnet_core::team", "wait", 40, 0),
@@ -166,7 +171,10 @@ mod tests {
         let (_, table) = text.split_once("\n\n").unwrap();
         let cells: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(cells[1], ["team::wait", "3", "80.000", "40.000"]);
-        assert_eq!(cells[2], ["kernels::gemv_i2s", "3", "60.000", "30.000", "75.00", "%", "600.00", "10.00"]);
+        assert_eq!(
+            cells[2],
+            ["kernels::gemv_i2s", "3", "60.000", "30.000", "75.00", "%", "600.00", "10.00", "100.0"]
+        );
         assert_eq!(cells[3], ["forward::attention", "3", "20.000", "10.000", "25.00", "%"]);
     }
 
@@ -177,6 +185,8 @@ mod tests {
         assert_eq!(json["operations"][0]["share"], Value::Null);
         assert_eq!(json["operations"][1]["share"], 0.75);
         assert_eq!(json["operations"][1]["gb_per_s"], 10.0);
+        assert_eq!(json["operations"][1]["gmac_per_s"], 100.0);
+        assert_eq!(json["operations"][2]["gmac_per_s"], Value::Null);
         assert_eq!((&json["prompt"]["n"], &json["isa"]), (&json!(1), &json!("scalar")));
     }
 }

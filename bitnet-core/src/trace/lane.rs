@@ -57,7 +57,8 @@ struct Sums {
     calls: AtomicU64,
     ticks: AtomicU64,
     own_ticks: AtomicU64,
-    bytes: AtomicU64,
+    /// Of the fields at [`Site::counted_at`].
+    counted: [AtomicU64; 2],
 }
 
 /// Only the lane's thread writes, so load and store need not be one operation.
@@ -150,10 +151,13 @@ pub(super) fn open(
         let writer = writer.get_or_insert_with(Writer::new);
         let sums = wanted.summed.then_some(number - 1);
         if let Some(index) = sums
-            && let Some(Value::Unsigned(bytes)) = site.bytes_at.and_then(|at| values.get(at))
             && let Some(sums) = writer.lane.sums.get(index as usize)
         {
-            add(&sums.bytes, *bytes);
+            for (sum, at) in sums.counted.iter().zip(site.counted_at) {
+                if let Some(Value::Unsigned(more)) = at.and_then(|at| values.get(at)) {
+                    add(sum, *more);
+                }
+            }
         }
         let at = if wanted.kept { writer.keep(number, values, start) } else { None };
         Some(Slot { sums, at, inner: std::mem::take(&mut writer.inner) })
@@ -263,11 +267,13 @@ impl Lane {
         Ok(())
     }
 
-    /// Calls, ticks, own ticks and bytes of a site on this thread.
-    pub(super) fn sums(&self, site: usize) -> [u64; 4] {
+    /// Calls, ticks, own ticks, bytes and multiply-adds of a site on this thread.
+    pub(super) fn sums(&self, site: usize) -> [u64; 5] {
         match self.sums.get(site) {
-            Some(s) => [&s.calls, &s.ticks, &s.own_ticks, &s.bytes].map(|sum| sum.load(Relaxed)),
-            None => [0; 4],
+            Some(Sums { calls, ticks, own_ticks, counted: [bytes, macs] }) => {
+                [calls, ticks, own_ticks, bytes, macs].map(|sum| sum.load(Relaxed))
+            }
+            None => [0; 5],
         }
     }
 }
@@ -280,7 +286,7 @@ mod tests {
     /// One test, since the lanes and their limit are shared by the process.
     #[test]
     fn spans_come_back_whole_and_what_does_not_fit_is_counted() {
-        static SITE: Site = Site::detail("test", "here", &["a", "bytes", "c", "d"]);
+        static SITE: Site = Site::detail("test", "here", &["a", "bytes", "c", "d", "macs"]);
         const BOTH: Wanted = Wanted { kept: true, summed: true };
         let text = "\u{e9}".repeat(40); // 80 bytes, cut at 64
         let reads = [
@@ -288,6 +294,7 @@ mod tests {
             Read::Unsigned(7),
             Read::Float(f64::NEG_INFINITY),
             Read::Text("\u{e9}".repeat(32)),
+            Read::Unsigned(11),
         ];
         let zero = clock::zero();
         let span = |start, ticks| Kept { site: 0, start, ticks: Some(ticks), fields: reads.to_vec() };
@@ -295,8 +302,13 @@ mod tests {
         // A thread leaves room for one chunk more than it takes to hold an open span across a chunk's end.
         let work = move || {
             let text = text; // moved in, and borrowed by the values
-            let values =
-                [Value::Signed(-3), Value::Unsigned(7), Value::Float(f64::NEG_INFINITY), Value::Text(&text)];
+            let values = [
+                Value::Signed(-3),
+                Value::Unsigned(7),
+                Value::Float(f64::NEG_INFINITY),
+                Value::Text(&text),
+                Value::Unsigned(11),
+            ];
             CHUNKS.fetch_add(MAX_CHUNKS - 2, Relaxed);
             let outer = open(&SITE, 1, &values, zero + 10, BOTH).unwrap();
             let mut kept = 1;
@@ -332,8 +344,8 @@ mod tests {
         assert_eq!(found[found.len() - 1], span(18 + kept, 1));
 
         // Sums hold every span, kept or not: the outer one, those inside, the one dropped, the one unwanted.
-        let [calls, ticks, own, bytes] = lanes[0].sums(0);
-        assert_eq!((calls, bytes), (kept + 2, 7 * (kept + 1)));
+        let [calls, ticks, own, bytes, macs] = lanes[0].sums(0);
+        assert_eq!((calls, bytes, macs), (kept + 2, 7 * (kept + 1), 11 * (kept + 1)));
         assert_eq!((ticks, own), (89_990 + kept + 1, 89_990));
 
         // The thread is gone; the next one continues its lane.

@@ -80,6 +80,8 @@ pub struct Row {
     pub own: Duration,
     /// The sum of their `bytes` fields.
     pub bytes: u64,
+    /// The sum of their `macs` fields: multiply-adds.
+    pub macs: u64,
 }
 
 /// The environment. Its one reader.

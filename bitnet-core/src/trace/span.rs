@@ -19,8 +19,8 @@ pub struct Site {
     pub(super) name: &'static str,
     pub(super) module: &'static str,
     pub(super) fields: &'static [&'static str],
-    /// Which field is called `bytes`.
-    pub(super) bytes_at: Option<usize>,
+    /// Which fields a profile adds up: those called `bytes` and `macs`.
+    pub(super) counted_at: [Option<usize>; 2],
     phase: Option<Phase>,
     /// Its number from 1, in order of first recording; 0 until then.
     id: AtomicU32,
@@ -41,7 +41,8 @@ impl Site {
         fields: &'static [&'static str],
         phase: Option<Phase>,
     ) -> Site {
-        Site { name, module, fields, bytes_at: position_of_bytes(fields), phase, id: AtomicU32::new(0) }
+        let counted_at = [position(fields, "bytes"), position(fields, "macs")];
+        Site { name, module, fields, counted_at, phase, id: AtomicU32::new(0) }
     }
 
     /// A layer, a product, a kernel.
@@ -124,15 +125,24 @@ impl Site {
 }
 
 /// Looked up when compiling, not at every span.
-const fn position_of_bytes(fields: &[&str]) -> Option<usize> {
+const fn position(fields: &[&str], name: &str) -> Option<usize> {
     let mut i = 0;
     while i < fields.len() {
-        if matches!(fields[i].as_bytes(), b"bytes") {
+        if same(fields[i].as_bytes(), name.as_bytes()) {
             return Some(i);
         }
         i += 1;
     }
     None
+}
+
+/// `a == b`, which a constant cannot say yet.
+const fn same(a: &[u8], b: &[u8]) -> bool {
+    match (a, b) {
+        ([], []) => true,
+        ([a, rest_of_a @ ..], [b, rest_of_b @ ..]) => *a == *b && same(rest_of_a, rest_of_b),
+        _ => false,
+    }
 }
 
 thread_local! {
