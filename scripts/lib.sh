@@ -80,6 +80,19 @@ choose_model() {
     say "model: $MODEL ($MODEL_IS)"
 }
 
+# choose_model_or_synth [MODEL]: as choose_model, but a synthesized one of the 2B-4T shape where none is given: speed
+# does not depend on what the weights say. Needs the instrumented variant.
+choose_model_or_synth() {
+    if [[ -n ${1:-} ]]; then
+        choose_model "$1"
+        return
+    fi
+    MODEL=$ROOT/target-instrument/synth-2b4t-1.gguf
+    MODEL_IS="synthesized: bitnet synth --shape 2b4t --seed 1"
+    INPUT=(--tokens "1,2,3,4,5,6,7,8")
+    [[ -s $MODEL ]] || "$INSTRUMENT" synth --quiet --shape 2b4t --seed 1 "$MODEL" || die "cannot synthesize a model"
+}
+
 # ask_engine BINARY: sets ISA and THREADS to those with which the binary computes MODEL when no flag chooses.
 ask_engine() {
     local json

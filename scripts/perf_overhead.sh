@@ -34,14 +34,7 @@ tokens=${TOKENS:-129}
 
 build plain
 build instrument
-if [[ -n ${1:-} ]]; then
-    choose_model "$1"
-else
-    MODEL=$ROOT/target-instrument/synth-2b4t-1.gguf
-    MODEL_IS="synthesized: bitnet synth --shape 2b4t --seed 1"
-    INPUT=(--tokens "1,2,3,4,5,6,7,8")
-    [[ -s $MODEL ]] || "$INSTRUMENT" synth --quiet --shape 2b4t --seed 1 "$MODEL" || die "cannot synthesize a model"
-fi
+choose_model_or_synth "${1:-}"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
