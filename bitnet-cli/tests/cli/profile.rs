@@ -45,7 +45,7 @@ fn the_table_has_a_line_for_every_operation() {
     let (_, table) = ran.stdout.split_once("\n\n").unwrap();
     let mut lines = table.lines();
     let head: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
-    assert_eq!(head, ["operation", "calls", "total", "ms", "own", "ms", "share", "MB", "GB/s"]);
+    assert_eq!(head, ["operation", "calls", "total", "ms", "own", "ms", "share", "MB", "GB/s", "GMAC/s"]);
     let operations: Vec<&str> = lines.map(|line| line.split_whitespace().next().unwrap()).collect();
     for operation in
         ["session::forward", "forward::attention", "model::matrix::product::matrix", "kernels::gemv_i2s"]
@@ -69,6 +69,7 @@ fn calls_and_bytes_are_those_of_the_run_and_shares_add_up() {
         }
         assert!(row("gemv_i2s")["bytes"].as_u64().unwrap() > 0);
         assert!(row("matrix")["gb_per_s"].as_f64().unwrap() > 0.0);
+        assert!(row("matrix")["gmac_per_s"].as_f64().unwrap() > 0.0);
         let shares: f64 = rows.iter().filter_map(|row| row["share"].as_f64()).sum();
         assert!((shares - 1.0).abs() < 1e-9, "{shares}");
         let waits = rows.iter().filter(|row| row["share"].is_null()).count();
