@@ -124,7 +124,8 @@ fn build() -> Value {
     })
 }
 
-/// Commit and dirty flag of the checkout around the executable or the current folder; null outside of one.
+/// Commit of the checkout around the executable or the current folder, and whether anything but receipts differs from
+/// it; null outside of one.
 fn source() -> Value {
     let around_binary = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
     let found = around_binary.into_iter().chain([PathBuf::from(".")]).find_map(|folder| {
@@ -134,7 +135,7 @@ fn source() -> Value {
     let Some(root) = found else { return Value::Null };
     json!({
         "commit": git(&root, &["rev-parse", "HEAD"]),
-        "dirty": git(&root, &["status", "--porcelain"]).map(|changes| !changes.is_empty()),
+        "dirty": git(&root, &["status", "--porcelain", "--", ".", ":!receipts"]).map(|changes| !changes.is_empty()),
     })
 }
 
