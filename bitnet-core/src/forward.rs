@@ -144,15 +144,15 @@ impl Step<'_> {
 
         operand.load(team, kernels, x, rms(&w.attn_norm, c), c.n_embd, *wants);
         multiply(team, kernels, [(&w.attn_q, q), (&w.attn_k, k), (&w.attn_v, v)], operand);
-        rotate_and_round((team, kernels), q, cos, sin, c); //                    [n, n_head * head_dim]
-        rotate_and_round((team, kernels), k, cos, sin, c); //                    [n, n_head_kv * head_dim]
+        rotate_and_round(team, kernels, q, cos, sin, c); //                      [n, n_head * head_dim]
+        rotate_and_round(team, kernels, k, cos, sin, c); //                      [n, n_head_kv * head_dim]
         self.cache.store(team, i, self.pos, k, v);
         let attention = Attention { config: c, kernels, cache: self.cache, layer: i, pos: self.pos, q };
         attention.run(team, attn, scores); //                                    [n, n_head * head_dim]
 
         operand.load(team, kernels, attn, sub_norm(&w.attn_sub_norm, c), c.n_embd_attn(), *wants);
         multiply(team, kernels, [(&w.attn_output, y)], operand); //              [n, n_embd]
-        add((team, kernels), x, y, c);
+        add(team, kernels, x, y, c);
     }
 
     #[trace_timing]
@@ -161,10 +161,10 @@ impl Step<'_> {
         let Activations { gate, up, y, operand, wants, .. } = &mut *self.act;
 
         operand.load(team, kernels, x, rms(&w.ffn_norm, c), c.n_embd, *wants);
-        multiply_gated((team, kernels), c.activation, (&w.ffn_gate, gate), (&w.ffn_up, up), operand); // [n, n_ff]
+        multiply_gated(team, kernels, c.activation, (&w.ffn_gate, gate), (&w.ffn_up, up), operand); // [n, n_ff]
         operand.load(team, kernels, gate, sub_norm(&w.ffn_sub_norm, c), c.n_ff, *wants);
         multiply(team, kernels, [(&w.ffn_down, y)], operand); //                 [n, n_embd]
-        add((team, kernels), x, y, c);
+        add(team, kernels, x, y, c);
     }
 
     /// Logits of new token `t`, `[n_vocab]`: all of them, or those that may be among the largest, the rest minus
@@ -193,7 +193,7 @@ fn sub_norm<'a>(weight: &'a Option<Vec<f32>>, c: &Config) -> Norm<'a> {
 }
 
 /// Rotates every head of every token by the angles of its position, and rounds it to f16.
-fn rotate_and_round((team, kernels): (&Team, &Kernels), x: &mut [f32], cos: &[f32], sin: &[f32], c: &Config) {
+fn rotate_and_round(team: &Team, kernels: &Kernels, x: &mut [f32], cos: &[f32], sin: &[f32], c: &Config) {
     let half = c.rope.n_rot / 2;
     let width = x.len() / (cos.len() / half);
     team.split([Share { values: x, unit: width }], |[x]| {
@@ -207,7 +207,7 @@ fn rotate_and_round((team, kernels): (&Team, &Kernels), x: &mut [f32], cos: &[f3
 }
 
 /// `x += y` for every token.
-fn add((team, kernels): (&Team, &Kernels), x: &mut [f32], y: &mut [f32], c: &Config) {
+fn add(team: &Team, kernels: &Kernels, x: &mut [f32], y: &mut [f32], c: &Config) {
     let shares = [x, y].map(|values| Share { values, unit: c.n_embd });
     team.split(shares, |[x, y]| kernels.add(x.values, y.values));
 }

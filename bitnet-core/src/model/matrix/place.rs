@@ -193,16 +193,24 @@ fn packed<M: std::ops::Deref<Target = Matrix> + Sync>(
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::super::Packed;
     use super::*;
     use crate::model::{LoadOptions, Model};
     use crate::synth::{SynthOptions, SynthShape, write_synthetic};
 
-    #[test]
-    fn what_is_placed_holds_the_codes_of_the_file_each_matrix_on_a_cache_line() {
+    /// A small model, on the disk for as long as the folder is.
+    fn tiny() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
         write_synthetic(&path, &SynthOptions::new(SynthShape::Tiny), &mut |_, _| {}).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn what_is_placed_holds_the_codes_of_the_file_each_matrix_on_a_cache_line() {
+        let (_folder, path) = tiny();
         let load =
             |placement| Model::load(&path, &LoadOptions { placement, ..LoadOptions::default() }).unwrap();
         let file = load(Placement::Map);
@@ -242,9 +250,7 @@ mod tests {
 
     #[test]
     fn the_threads_that_place_are_those_asked_for() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("model.gguf");
-        write_synthetic(&path, &SynthOptions::new(SynthShape::Tiny), &mut |_, _| {}).unwrap();
+        let (_folder, path) = tiny();
         let options =
             LoadOptions { placement: Placement::Copy, n_threads: Some(0), ..LoadOptions::default() };
         let error = Model::load(&path, &options).unwrap_err().to_string();
@@ -253,9 +259,7 @@ mod tests {
 
     #[test]
     fn either_packing_may_be_the_faster_one_and_nothing_stays_from_trying() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("model.gguf");
-        write_synthetic(&path, &SynthOptions::new(SynthShape::Tiny), &mut |_, _| {}).unwrap();
+        let (_folder, path) = tiny();
         let options = LoadOptions { placement: Placement::Map, ..LoadOptions::default() };
         let mut model = Model::load(&path, &options).unwrap();
         let kernels = model.kernels();

@@ -225,7 +225,8 @@ pub fn multiply<const M: usize>(
 /// # Panics
 /// If a length disagrees with a shape.
 pub fn multiply_gated(
-    (team, kernels): (&Team, &Kernels),
+    team: &Team,
+    kernels: &Kernels,
     activation: Activation,
     (gate, gate_y): (&Matrix, &mut [f32]),
     (up, up_y): (&Matrix, &mut [f32]),
