@@ -22,6 +22,7 @@ use bitnet_core::ops::screen::ShadowVector;
 use bitnet_core::pages::{Lines, Pages};
 use bitnet_core::probe;
 use bitnet_core::quant::act::ActScale;
+use bitnet_core::quant::columns::{Columns, LINE_ROWS, column_bytes};
 use bitnet_core::quant::i2s::{self, Ternary};
 use bitnet_core::quant::tri5::{self, Tri5};
 use bytemuck::Pod;
@@ -161,6 +162,7 @@ fn vectors(machine: &Machine, n_bytes: usize) {
         k.gemv_tri5(y, Tri5::new(&fives, rows, COLS), &q, a, 0.37);
     });
     picked(machine, &packed, &fives, (&q, a));
+    columns(machine, &packed);
 
     let rows = n_bytes / (2 * COLS);
     let w = floats(rows * COLS).into_iter().map(|v| f16::from_f32(v).to_bits());
@@ -185,9 +187,8 @@ fn vectors(machine: &Machine, n_bytes: usize) {
     machine.show(&work, rows, |k, y: &mut [f64]| k.dot_u2(y, of_two, &all, &shadow.high));
 }
 
-/// One row in so many of the same matrices, here and there: what a decode step reads of `up` where gates are closed,
-/// and would read of a copy of `down` by columns, whose columns are as long. To pay, `GB/s` must be more than that of
-/// all rows over so many.
+/// One row in so many of the same matrices, here and there: what a decode step reads of `up` where gates are closed. To
+/// pay, `GB/s` must be more than that of all rows over so many.
 fn picked(machine: &Machine, packed: &[u8], fives: &[u8], (q, a): (&[i8], ActScale)) {
     let (i2s, tri5) = (
         Ternary::new(packed, packed.len() / (COLS / 4), COLS),
@@ -210,6 +211,29 @@ fn picked(machine: &Machine, packed: &[u8], fives: &[u8], (q, a): (&[i8], ActSca
         let rows = rows_of(tri5.rows());
         machine.show(&work("gemv_tri5", rows.len(), tri5.row_bytes()), tri5.rows(), |k, y: &mut [f32]| {
             k.gemv_tri5_picked(y, tri5, &rows, (q, a), 0.37);
+        });
+    }
+}
+
+/// All columns of a matrix, and one in so many, here and there: what a decode step reads of `down`, whose columns are as
+/// long as rows here.
+fn columns(machine: &Machine, packed: &[u8]) {
+    let cols = packed.len() / column_bytes(COLS) / i2s::BLOCK * i2s::BLOCK;
+    let w = Columns::new(&packed[..cols * column_bytes(COLS)], COLS, cols);
+    for one_in in [1, 2, 3, 4, 8] {
+        let picked: Vec<u32> =
+            (0..).zip(numbers(cols)).filter(|(_, v)| v % one_in == 0).map(|(c, _)| c).collect();
+        let mut q = vec![0i8; cols];
+        picked.iter().for_each(|&c| q[c as usize] = (c % 255) as i8);
+        let work = Work {
+            name: if one_in == 1 { "sum_columns".into() } else { format!("sum_columns 1/{one_in}") },
+            bytes: picked.len() * column_bytes(COLS),
+            macs: picked.len() * COLS,
+            bound: Bound::Memory,
+        };
+        machine.show(&work, COLS.next_multiple_of(LINE_ROWS), |k, y: &mut [i32]| {
+            y.fill(0);
+            k.sum_columns(y, w, &picked, &q);
         });
     }
 }

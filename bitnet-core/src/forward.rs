@@ -9,7 +9,7 @@ use crate::kernels::Kernels;
 use crate::kv_cache::KvCache;
 use crate::model::config::Config;
 use crate::model::head::{Screen, Screening, Sifted};
-use crate::model::matrix::{multiply, multiply_gated};
+use crate::model::matrix::{Skipped, Skipping, multiply, multiply_gated, multiply_sparse};
 use crate::model::operand::{Norm, Operand, Wants};
 use crate::model::weights::{Layer, wants};
 use crate::model::{Logits, Model};
@@ -36,6 +36,7 @@ pub struct Activations {
     cos: Vec<f32>,
     sin: Vec<f32>,
     logits: Vec<f32>,
+    skipping: Skipping,
     screening: Screening,
     wants: Wants,
 }
@@ -70,6 +71,7 @@ impl Activations {
             cos: zeros(n_batch * c.rope.n_rot / 2),
             sin: zeros(n_batch * c.rope.n_rot / 2),
             logits: zeros(c.n_vocab),
+            skipping: Skipping::default(),
             screening: Screening::default(),
             wants: wants(model.weights().layers.iter().flat_map(Layer::matrices)),
         }
@@ -91,6 +93,11 @@ impl Activations {
     /// How closely the screened head looked at how many rows.
     pub(crate) fn sifted(&self) -> Sifted {
         self.screening.sifted()
+    }
+
+    /// What steps of one token left unread so far.
+    pub(crate) fn skipped(&self) -> Skipped {
+        self.skipping.skipped()
     }
 
     /// The logits of the last call of [`Step::logits`].
@@ -124,6 +131,7 @@ impl Step<'_> {
         let c = self.model.config();
         let n = x.len() / c.n_embd;
         self.act.resize(c, n);
+        self.act.skipping.step(n);
         let half = c.rope.n_rot / 2;
         for t in 0..n {
             let angles = t * half..(t + 1) * half;
@@ -158,12 +166,13 @@ impl Step<'_> {
     #[trace_timing]
     fn feed_forward(&mut self, x: &mut [f32], w: &Layer) {
         let (c, team, kernels) = (self.model.config(), self.team, self.model.kernels());
-        let Activations { gate, up, y, operand, wants, .. } = &mut *self.act;
+        let Activations { gate, up, y, operand, wants, skipping, .. } = &mut *self.act;
 
         operand.load(team, kernels, x, rms(&w.ffn_norm, c), c.n_embd, *wants);
-        multiply_gated(team, kernels, c.activation, (&w.ffn_gate, gate), (&w.ffn_up, up), operand); // [n, n_ff]
+        let both = (team, kernels);
+        multiply_gated(both, c.activation, (&w.ffn_gate, gate), (&w.ffn_up, up), operand, skipping); // [n, n_ff]
         operand.load(team, kernels, gate, sub_norm(&w.ffn_sub_norm, c), c.n_ff, *wants);
-        multiply(team, kernels, [(&w.ffn_down, y)], operand); //                 [n, n_embd]
+        multiply_sparse(both, (&w.ffn_down, y), operand, skipping); //           [n, n_embd]
         add(team, kernels, x, y, c);
     }
 

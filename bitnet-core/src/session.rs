@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::forward::{Activations, Step};
 use crate::kv_cache::KvCache;
-use crate::model::{Logits, Model, Sifted};
+use crate::model::{Logits, Model, Sifted, Skipped};
 use crate::team::Team;
 use crate::trace::trace_timing;
 
@@ -98,6 +98,12 @@ impl<'m> Session<'m> {
     #[must_use]
     pub fn sifted(&self) -> Sifted {
         self.act.sifted()
+    }
+
+    /// What of the layers' weights was left unread, over all steps of one token.
+    #[must_use]
+    pub fn skipped(&self) -> Skipped {
+        self.act.skipped()
     }
 
     /// Forgets everything.

@@ -8,7 +8,7 @@ use bitnet_core::gguf::{Access, Gguf, GgufWriter, TensorType};
 use bitnet_core::kernels::values::ROW;
 use bitnet_core::quant::dense::{DenseType, quantize_row};
 use bitnet_core::synth::{SynthOptions, SynthShape, write_synthetic};
-use bitnet_core::{Isa, LoadOptions, Model, Session, SessionOptions};
+use bitnet_core::{Isa, LoadOptions, Model, Placement, Session, SessionOptions};
 
 /// More positions than attention takes at a time (32), and a multiple of none of the batches below.
 const N_TOKENS: usize = 37;
@@ -76,15 +76,52 @@ fn made_up(ty: DenseType, n: usize) -> Vec<u8> {
     bytes
 }
 
+/// What is left unread, rows of `up` and columns of `down`, changes no bit, whoever shares the work.
+#[test]
+fn what_cannot_matter_is_skipped_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = synthesized(&folder, SynthShape::Small, "bitnet-b1.58");
+    let load = |isa, placement| {
+        Model::load(&path, &LoadOptions { isa: Some(isa), placement, ..LoadOptions::default() }).unwrap()
+    };
+    let expected = logits(&load(Isa::Scalar, Placement::Map), N_TOKENS, 1, N_TOKENS);
+    let mut skipped = [0; 3]; // where the file has them, four to a byte, five to a byte
+    for isa in Isa::available() {
+        for (i, placement) in [Placement::Map, Placement::Copy, Placement::Tri5].into_iter().enumerate() {
+            let model = load(isa, placement);
+            for n_threads in 1..=3 {
+                let options = SessionOptions { n_threads: Some(n_threads), ..SessionOptions::default() };
+                let mut session = Session::new(&model, &options).unwrap();
+                for (t, (token, expected)) in tokens(N_TOKENS).zip(expected.chunks_exact(N_VOCAB)).enumerate()
+                {
+                    let found = session.decode(token).unwrap();
+                    let same = found.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same, "{isa}, {placement:?}, {n_threads} threads, position {t}");
+                }
+                assert_eq!(session.skipped().n_steps, N_TOKENS as u64);
+                skipped[i] = session.skipped().n_bytes;
+            }
+        }
+    }
+    assert!(skipped[0] > 0, "rows of `up` are skipped without copies");
+    assert!(skipped[1] > skipped[0], "columns of `down` are skipped with them: {skipped:?}");
+    assert!(skipped[2] > 0, "{skipped:?}");
+}
+
 /// Logits of every position, `[n_tokens, N_VOCAB]`.
 fn logits(model: &Model, n_tokens: usize, n_threads: usize, n_batch: usize) -> Vec<f32> {
     let options =
         SessionOptions { n_threads: Some(n_threads), n_batch: Some(n_batch), ..SessionOptions::default() };
     let mut session = Session::new(model, &options).unwrap();
-    let tokens: Vec<u32> = (0..n_tokens as u32).map(|i| (i * 89 + 7) % N_VOCAB as u32).collect();
+    let tokens: Vec<u32> = tokens(n_tokens).collect();
     let mut all = Vec::with_capacity(n_tokens * N_VOCAB);
     session.score(&tokens, |_, row| all.extend_from_slice(row)).unwrap();
     all
+}
+
+/// A text of no particular meaning.
+fn tokens(n: usize) -> impl Iterator<Item = u32> {
+    (0..n as u32).map(|i| (i * 89 + 7) % N_VOCAB as u32)
 }
 
 fn load(path: &Path, isa: Isa) -> Model {

@@ -11,6 +11,7 @@ use half::f16;
 use super::{ActTiles, Kernels, Values, elementwise, scalar, tiles::Tile};
 use crate::ops::screen::{self, ShadowVector};
 use crate::quant::act::ActScale;
+use crate::quant::columns::{self, Columns, Group};
 use crate::quant::i2s::{self, Ternary};
 use crate::trace::trace_timing;
 
@@ -38,6 +39,9 @@ pub(super) const KERNELS: Kernels = Kernels {
     gemv_i2s,
     gemv_i2s_picked,
     gemm_i2s,
+    pack_columns,
+    sum_columns,
+    join,
     pack_tri5,
     unpack_tri5,
     gemv_tri5,
@@ -141,6 +145,85 @@ fn reduce_i32(v: __m256i) -> i32 {
     let v = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
     let v = _mm_add_epi32(v, _mm_shuffle_epi32::<0b00_00_11_10>(v));
     _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32::<1>(v)))
+}
+
+// ---------------------------------------------------------------------------------- ternary columns, some of them
+
+/// Columns of a group: what passes between loading the sums of a line and storing them.
+const GROUP: usize = 16;
+
+#[trace_timing(avx2_sum_columns)]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn sum_columns(sums: &mut [i32], w: Columns<'_>, picked: &[u32], q: &[i8]) {
+    let (sums, _) = sums.as_chunks_mut::<{ columns::LINE_ROWS }>();
+    for (i, group) in picked.chunks(GROUP).enumerate() {
+        let later = &picked[((i + 1) * GROUP).min(picked.len())..];
+        let group = columns::group::<GROUP>(w, group, q);
+        let mut ahead = [&[][..]; GROUP];
+        for (ahead, &c) in ahead.iter_mut().zip(later) {
+            *ahead = w.column(c as usize);
+        }
+        for (line, sums) in sums.iter_mut().enumerate() {
+            for column in ahead {
+                if let Some(line) = column.get(line) {
+                    prefetch(line.as_ptr());
+                }
+            }
+            let (eights, _) = sums.as_chunks_mut::<8>();
+            for half in 0..2 {
+                let (low, high) =
+                    (sum_half::<false>(&group, line, half), sum_half::<true>(&group, line, half));
+                for (k, acc) in low.iter().chain(&high).enumerate() {
+                    let to = |place: usize| 8 * k + 2 * place + half;
+                    add_to(&mut eights[to(0)], acc[0]);
+                    add_to(&mut eights[to(1)], _mm256_srai_epi32::<2>(acc[1]));
+                    add_to(&mut eights[to(2)], _mm256_srai_epi32::<4>(acc[2]));
+                    add_to(&mut eights[to(3)], _mm256_srai_epi32::<6>(acc[3]));
+                }
+            }
+        }
+    }
+}
+
+/// The products of half a line of a group's columns, of two of the four registers of fours that it makes: codes where
+/// they stand, as 1, 4, 16 and 64 times themselves. Two of at most `128 * 128` fit i16. See [`columns`] for what stands
+/// where.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn sum_half<const HIGH: bool>(group: &Group<'_, GROUP>, line: usize, half: usize) -> [[__m256i; 4]; 2] {
+    let ones = _mm256_set1_epi16(1);
+    let mut acc = [[_mm256_setzero_si256(); 4]; 2];
+    for (quad, &q) in group.columns.as_chunks::<4>().0.iter().zip(&group.q) {
+        let mut halves = [_mm256_setzero_si256(); 4];
+        for (to, column) in halves.iter_mut().zip(quad) {
+            *to = load_u8(&column[line][32 * half..]);
+        }
+        let [a, b, c, d] = halves;
+        let (ab, cd) = if HIGH {
+            (_mm256_unpackhi_epi8(a, b), _mm256_unpackhi_epi8(c, d))
+        } else {
+            (_mm256_unpacklo_epi8(a, b), _mm256_unpacklo_epi8(c, d))
+        };
+        let (fours, q) =
+            ([_mm256_unpacklo_epi16(ab, cd), _mm256_unpackhi_epi16(ab, cd)], _mm256_set1_epi32(q));
+        for (acc, codes) in acc.iter_mut().zip(fours) {
+            for (acc, mask) in acc.iter_mut().zip([0b0000_0011_u8, 0b0000_1100, 0b0011_0000, 0b1100_0000]) {
+                let codes = _mm256_and_si256(codes, _mm256_set1_epi8(mask.cast_signed()));
+                *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, q), ones));
+            }
+        }
+    }
+    acc
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_to(sums: &mut [i32; 8], more: __m256i) {
+    // SAFETY: 8 readable values by type; this load accepts any alignment.
+    let before = unsafe { _mm256_loadu_si256(sums.as_ptr().cast()) };
+    let sum = _mm256_add_epi32(before, more);
+    // SAFETY: 8 writable values by type; this store accepts any alignment.
+    unsafe { _mm256_storeu_si256(sums.as_mut_ptr().cast(), sum) };
 }
 
 // ------------------------------------------------------------------------------------ ternary matrix x matrix

@@ -14,6 +14,7 @@ use super::{ActTiles, Kernels, Values, elementwise, scalar, tiles::Tile, values:
 use crate::ops::screen::ShadowVector;
 use crate::pages::Lines;
 use crate::quant::act::ActScale;
+use crate::quant::columns::{self, Columns};
 use crate::quant::i2s::{self, Ternary};
 use crate::trace::trace_timing;
 
@@ -48,6 +49,9 @@ pub(super) const KERNELS: Kernels = Kernels {
     gemv_i2s,
     gemv_i2s_picked,
     gemm_i2s,
+    pack_columns,
+    sum_columns,
+    join,
     pack_tri5,
     unpack_tri5,
     gemv_tri5,
@@ -228,6 +232,77 @@ fn load_two(low: &[u8], high: &[u8]) -> __m512i {
     // SAFETY: as above.
     let high = unsafe { _mm256_loadu_si256(high.as_ptr().cast()) };
     _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+}
+
+// ---------------------------------------------------------------------------------- ternary columns, some of them
+
+/// Columns of a group: what passes between loading the sums of a line and storing them.
+const GROUP: usize = 16;
+
+#[trace_timing(avx512_sum_columns)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn sum_columns(sums: &mut [i32], w: Columns<'_>, picked: &[u32], q: &[i8]) {
+    let (sums, _) = sums.as_chunks_mut::<{ columns::LINE_ROWS }>();
+    for (i, group) in picked.chunks(GROUP).enumerate() {
+        let later = &picked[((i + 1) * GROUP).min(picked.len())..];
+        let group = columns::group::<GROUP>(w, group, q);
+        let mut ahead = [&[][..]; GROUP];
+        for (ahead, &c) in ahead.iter_mut().zip(later) {
+            *ahead = w.column(c as usize);
+        }
+        for (line, sums) in sums.iter_mut().enumerate() {
+            for column in ahead {
+                if let Some(line) = column.get(line) {
+                    prefetch(line.as_ptr());
+                }
+            }
+            let mut acc = [[_mm512_setzero_si512(); 4]; 4];
+            for ([a, b, c, d], &q) in group.columns.as_chunks::<4>().0.iter().zip(&group.q) {
+                let lines = [&a[line], &b[line], &c[line], &d[line]];
+                sum_quad(&mut acc, lines, _mm512_set1_epi32(q));
+            }
+            let (sums, _) = sums.as_chunks_mut::<16>();
+            for (acc, sums) in acc.iter().zip(sums.as_chunks_mut::<4>().0) {
+                add_to(&mut sums[0], acc[0]);
+                add_to(&mut sums[1], _mm512_srai_epi32::<2>(acc[1]));
+                add_to(&mut sums[2], _mm512_srai_epi32::<4>(acc[2]));
+                add_to(&mut sums[3], _mm512_srai_epi32::<6>(acc[3]));
+            }
+        }
+    }
+}
+
+/// Adds the products of one line of each of four columns, codes where they stand, as 1, 4, 16 and 64 times themselves.
+///
+/// See [`columns`] for what stands where.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn sum_quad(acc: &mut [[__m512i; 4]; 4], lines: [&[u8; columns::LINE]; 4], q: __m512i) {
+    let [a, b, c, d] = [load_512(lines[0]), load_512(lines[1]), load_512(lines[2]), load_512(lines[3])];
+    let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
+    let (ab_high, cd_high) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
+    let fours = [
+        _mm512_unpacklo_epi16(ab, cd),
+        _mm512_unpackhi_epi16(ab, cd),
+        _mm512_unpacklo_epi16(ab_high, cd_high),
+        _mm512_unpackhi_epi16(ab_high, cd_high),
+    ];
+    for (acc, codes) in acc.iter_mut().zip(fours) {
+        for (acc, mask) in acc.iter_mut().zip([0b0000_0011_u8, 0b0000_1100, 0b0011_0000, 0b1100_0000]) {
+            let codes = _mm512_and_si512(codes, _mm512_set1_epi8(mask.cast_signed()));
+            *acc = _mm512_dpbusd_epi32(*acc, codes, q);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn add_to(sums: &mut [i32; 16], more: __m512i) {
+    // SAFETY: 16 readable values by type; this load accepts any alignment.
+    let before = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
+    let sum = _mm512_add_epi32(before, more);
+    // SAFETY: 16 writable values by type; this store accepts any alignment.
+    unsafe { _mm512_storeu_si512(sums.as_mut_ptr().cast(), sum) };
 }
 
 // ------------------------------------------------------------------------------------ ternary matrix x matrix

@@ -129,6 +129,64 @@ fn picked_rows_equal_those_of_the_whole_product_and_others_stay() {
     }
 }
 
+#[test]
+fn columns_picked_give_the_products_of_rows() {
+    let mut rng = Rng(12);
+    for k in std::iter::once(scalar()).chain(others()) {
+        for (rows, cols) in [(1, 128), (255, 256), (256, 640), (257, 128), (2560, 256), (700, 1408)] {
+            let what = format!("{} [{rows}, {cols}]", k.isa());
+            let packed = i2s::pack(&rng.ternary(rows * cols));
+            let w = Ternary::new(&packed, rows, cols);
+            let bytes = column_bytes(rows);
+            let (mut codes, mut expected) = (vec![0xff; cols * bytes], vec![0; cols * bytes]);
+            for first in (0..cols).step_by(BLOCK) {
+                k.pack_columns(&mut codes[first * bytes..][..BLOCK * bytes], w, first);
+                scalar().pack_columns(&mut expected[first * bytes..][..BLOCK * bytes], w, first);
+            }
+            assert_eq!(codes, expected, "{what}");
+            let columns = Columns::new(&codes, rows, cols);
+            for one_in in [1, 2, 7, 1000] {
+                let mut q: Vec<i8> = (0..cols).map(|_| (rng.below(256) as u8).cast_signed()).collect();
+                q.iter_mut().for_each(|q| *q *= i8::from(rng.below(one_in) == 0));
+                let a = ActScale { s: 3.7, sum: q.iter().map(|&q| i32::from(q)).sum() };
+                let mut whole = vec![0.0; rows];
+                scalar().gemv_i2s(&mut whole, w, &q, a, 0.37);
+                let picked: Vec<u32> = (0..cols as u32).filter(|&c| q[c as usize] != 0).collect();
+                // Three threads, one of them with nothing to do.
+                let mut sums = vec![0; 3 * rows.next_multiple_of(LINE_ROWS)];
+                let parts = picked.split_at(picked.len() / 3);
+                for (sums, part) in
+                    sums.chunks_exact_mut(rows.next_multiple_of(LINE_ROWS)).zip([parts.0, &[], parts.1])
+                {
+                    k.sum_columns(sums, columns, part, &q);
+                }
+                let mut y = vec![f32::NAN; rows];
+                k.join(&mut y, &sums, a, 0.37);
+                assert_bits(&y, &whole, format_args!("{what}, one in {one_in}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_of_columns_survive_the_largest_activations() {
+    let (rows, cols) = (256, 16384);
+    for k in std::iter::once(scalar()).chain(others()) {
+        for (weight, act) in [(1, 127), (1, -128), (-1, -128), (0, -128)] {
+            let packed = i2s::pack(&vec![weight; rows * cols]);
+            let mut codes = vec![0; cols * column_bytes(rows)];
+            for (i, columns) in codes.chunks_exact_mut(BLOCK * column_bytes(rows)).enumerate() {
+                k.pack_columns(columns, Ternary::new(&packed, rows, cols), i * BLOCK);
+            }
+            let mut sums = vec![0; rows];
+            let picked: Vec<u32> = (0..cols as u32).collect();
+            k.sum_columns(&mut sums, Columns::new(&codes, rows, cols), &picked, &vec![act; cols]);
+            let expected = (i32::from(weight) + 1) * i32::from(act) * cols as i32;
+            assert!(sums.iter().all(|&sum| sum == expected), "{} {weight} * {act}", k.isa());
+        }
+    }
+}
+
 /// The sums that overflow i16 lanes when they are moved to i32 too late.
 #[test]
 fn ternary_products_survive_the_largest_sums() {

@@ -46,7 +46,8 @@ use crate::ops::rope::Pairing;
 use crate::ops::screen::{self, Precision, ShadowRow, ShadowVector};
 use crate::ops::softmax;
 use crate::quant::act::ActScale;
-use crate::quant::i2s::Ternary;
+use crate::quant::columns::{Columns, LINE_ROWS, column_bytes};
+use crate::quant::i2s::{BLOCK, Ternary};
 use crate::quant::tri5::Tri5;
 use crate::trace::trace_timing;
 
@@ -94,6 +95,14 @@ macro_rules! elementwise {
             precision: crate::ops::screen::Precision,
         ) -> f64 {
             crate::ops::screen::bounds(upper, near, rows, x, precision)
+        }
+        $(#[target_feature(enable = $feature)])?
+        fn pack_columns(columns: &mut [u8], w: crate::quant::i2s::Ternary<'_>, first: usize) {
+            crate::quant::columns::pack_columns(columns, w, first);
+        }
+        $(#[target_feature(enable = $feature)])?
+        fn join(y: &mut [f32], sums: &[i32], a: crate::quant::act::ActScale, scale: f32) {
+            crate::quant::columns::join(y, sums, a.sum, a.s, scale);
         }
         $(#[target_feature(enable = $feature)])?
         fn pack_tri5(row: &mut [u8], i2s: &[u8]) {
@@ -163,6 +172,9 @@ pub struct Kernels {
     gemv_i2s: unsafe fn(&mut [f32], Ternary<'_>, &[i8], ActScale, f32),
     gemv_i2s_picked: PickedGemv,
     gemm_i2s: Gemm,
+    pack_columns: unsafe fn(&mut [u8], Ternary<'_>, usize),
+    sum_columns: unsafe fn(&mut [i32], Columns<'_>, &[u32], &[i8]),
+    join: unsafe fn(&mut [f32], &[i32], ActScale, f32),
     pack_tri5: unsafe fn(&mut [u8], &[u8]),
     unpack_tri5: unsafe fn(&mut [u8], &[u8]),
     gemv_tri5: unsafe fn(&mut [f32], Tri5<'_>, &[i8], ActScale, f32),
@@ -396,6 +408,49 @@ impl Kernels {
     pub fn gemv_f16(&self, y: &mut [f32], w: &[f16], x: &[f32]) {
         assert_eq!(w.len(), y.len() * x.len(), "gemv_f16: w for {} rows of {}", y.len(), x.len());
         dispatch!(self.gemv_f16(y, w, x));
+    }
+
+    /// Turns a block of columns, from `first` on, to [`Columns`].
+    ///
+    /// - `columns`: `[BLOCK, column_bytes(w.rows())]`, overwritten
+    ///
+    /// # Panics
+    /// If `columns` is not as long, or the columns are not there.
+    pub fn pack_columns(&self, columns: &mut [u8], w: Ternary<'_>, first: usize) {
+        assert_eq!(columns.len(), BLOCK * column_bytes(w.rows()), "pack_columns: of {} rows", w.rows());
+        assert!(
+            first.is_multiple_of(BLOCK) && first < w.cols(),
+            "pack_columns: from {first} of {}",
+            w.cols()
+        );
+        dispatch!(self.pack_columns(columns, w, first));
+    }
+
+    /// Adds `code * q` of the columns in `picked` to the sum of each row, codes being 0 to 2.
+    ///
+    /// - `sums`: `[rows]`, filled up to whole lines; `q`: `[cols]`
+    ///
+    /// # Panics
+    /// If a length disagrees with a shape, or a picked column is not there.
+    #[trace_timing(rows = w.rows(), cols = picked.len(), bytes = picked.len() * column_bytes(w.rows()))]
+    pub fn sum_columns(&self, sums: &mut [i32], w: Columns<'_>, picked: &[u32], q: &[i8]) {
+        assert_eq!(sums.len(), w.rows().next_multiple_of(LINE_ROWS), "sum_columns: of {} rows", w.rows());
+        assert_eq!(q.len(), w.cols(), "sum_columns: q has {} values, w {} columns", q.len(), w.cols());
+        assert!(picked.iter().all(|&c| (c as usize) < w.cols()), "sum_columns: a column past the last");
+        dispatch!(self.sum_columns(sums, w, picked, q));
+    }
+
+    /// `y = scale * (sum - a.sum) / s`, with `sum` the sums that several threads have of
+    /// [`Kernels::sum_columns`] for a row: as [`Kernels::gemv_i2s`], to the bit.
+    ///
+    /// - `y`: `[rows]`, overwritten; `sums`: `[n, rows]` with rows filled up to whole lines
+    ///
+    /// # Panics
+    /// If the lengths disagree.
+    pub fn join(&self, y: &mut [f32], sums: &[i32], a: ActScale, scale: f32) {
+        let rows = y.len().next_multiple_of(LINE_ROWS);
+        assert!(sums.len().is_multiple_of(rows.max(1)), "join: sums of {rows} rows");
+        dispatch!(self.join(y, sums, a, scale));
     }
 
     /// Packs one row of I2_S codes five to a byte.

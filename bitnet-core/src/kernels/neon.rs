@@ -17,6 +17,7 @@ use half::f16;
 use super::{ActTiles, Kernels, Values, elementwise, scalar, tiles::Tile};
 use crate::ops::screen::{self, ShadowVector};
 use crate::quant::act::ActScale;
+use crate::quant::columns::{self, Columns};
 use crate::quant::i2s::{self, Ternary};
 use crate::trace::trace_timing;
 
@@ -39,6 +40,8 @@ elementwise!("neon");
 
 /// Rows that share one load of the activations.
 const GEMV_ROWS: usize = 4;
+/// Columns of a group: what passes between loading the sums of a line and storing them.
+const GROUP: usize = 16;
 /// Rows of a panel: four registers of 4 sums.
 const PANEL: usize = 16;
 
@@ -63,6 +66,9 @@ macro_rules! ternary_products {
             gemv_i2s,
             gemv_i2s_picked,
             gemm_i2s,
+            pack_columns,
+            sum_columns,
+            join,
             pack_tri5,
             unpack_tri5,
             gemv_tri5,
@@ -161,6 +167,35 @@ macro_rules! ternary_products {
             out
         }
 
+        #[target_feature(enable = $feature)]
+        fn sum_columns(sums: &mut [i32], w: Columns<'_>, picked: &[u32], q: &[i8]) {
+            let (sums, _) = sums.as_chunks_mut::<{ columns::LINE_ROWS }>();
+            for group in picked.chunks(GROUP) {
+                let group = columns::group::<GROUP>(w, group, q);
+                for (line, sums) in sums.iter_mut().enumerate() {
+                    let (fours, _) = sums.as_chunks_mut::<4>();
+                    for part in 0..columns::LINE / 16 {
+                        let mut acc = [[vdupq_n_s32(0); 4]; 4];
+                        for (quad, q) in group.columns.as_chunks::<4>().0.iter().zip(&group.q) {
+                            let q = broadcast(q.to_le_bytes().map(u8::cast_signed));
+                            let codes = fours_of(quad.map(|column| load_u8(&column[line][16 * part..])));
+                            for (acc, codes) in acc.iter_mut().zip(codes) {
+                                for (acc, codes) in acc.iter_mut().zip(unpack(codes)) {
+                                    *acc = dot_fours(*acc, codes, q);
+                                }
+                            }
+                        }
+                        for (k, acc) in acc.iter().enumerate() {
+                            // `unpack` has the uppermost bits first.
+                            for (place, acc) in acc.iter().rev().enumerate() {
+                                add_to(&mut fours[16 * k + 4 * place + part], *acc);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+
         /// As in the AVX-512 kernel: a panel of rows is unpacked once, four columns of 4 rows in a register, then
         /// every tile of tokens runs through it with a broadcast activation.
         #[trace_timing($gemm)]
@@ -216,6 +251,13 @@ pub(super) mod dot {
         acc
     }
 
+    /// Adds the sums of four neighbouring products each.
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    fn dot_fours(acc: int32x4_t, codes: int8x16_t, q: int8x16_t) -> int32x4_t {
+        sdot(acc, codes, q)
+    }
+
     /// Adds the products of 16 small codes with 16 values.
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
@@ -256,6 +298,14 @@ pub(super) mod plain {
         let products = multiply(multiply(vdupq_n_s16(0), codes[0], q[0]), codes[1], q[1]);
         let products = multiply(multiply(products, codes[2], q[2]), codes[3], q[3]);
         vpadalq_s16(acc, products) // 8 products of at most 3 * 128 in each lane
+    }
+
+    /// Adds the sums of four neighbouring products each.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn dot_fours(acc: int32x4_t, codes: int8x16_t, q: int8x16_t) -> int32x4_t {
+        let low = vmull_s8(vget_low_s8(codes), vget_low_s8(q));
+        vpadalq_s16(acc, vpaddq_s16(low, vmull_high_s8(codes, q))) // 2 products of at most 3 * 128 in each lane
     }
 
     /// Adds the products of 16 small codes with 16 values.
@@ -320,6 +370,27 @@ pub(super) mod plain {
         }
         sums
     }
+}
+
+/// The bytes of four columns in fours: registers `k` of [`columns`].
+#[inline]
+#[target_feature(enable = "neon")]
+fn fours_of([a, b, c, d]: [uint8x16_t; 4]) -> [uint8x16_t; 4] {
+    let pairs =
+        [vzip1q_u8(a, b), vzip1q_u8(c, d), vzip2q_u8(a, b), vzip2q_u8(c, d)].map(|v| vreinterpretq_u16_u8(v));
+    let [ab, cd, ab_high, cd_high] = pairs;
+    [vzip1q_u16(ab, cd), vzip2q_u16(ab, cd), vzip1q_u16(ab_high, cd_high), vzip2q_u16(ab_high, cd_high)]
+        .map(|v| vreinterpretq_u8_u16(v))
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn add_to(sums: &mut [i32; 4], more: int32x4_t) {
+    // SAFETY: 4 readable values by type.
+    let before = unsafe { vld1q_s32(sums.as_ptr()) };
+    let sum = vaddq_s32(before, more);
+    // SAFETY: 4 writable values by type.
+    unsafe { vst1q_s32(sums.as_mut_ptr(), sum) };
 }
 
 /// The four groups of 16 packed bytes: codes of the first 32 columns, of the next, and so on.

@@ -6,6 +6,7 @@ use super::{ActTiles, Kernels, Values, elementwise};
 use crate::ops::dot32::reduce_lanes;
 use crate::ops::screen::{self, ShadowVector};
 use crate::quant::act::ActScale;
+use crate::quant::columns::{self, Columns};
 use crate::quant::i2s::{self, Ternary};
 
 elementwise!();
@@ -29,6 +30,9 @@ pub(super) const KERNELS: Kernels = Kernels {
     gemv_i2s,
     gemv_i2s_picked,
     gemm_i2s,
+    pack_columns,
+    sum_columns,
+    join,
     pack_tri5,
     unpack_tri5,
     gemv_tri5,
@@ -63,6 +67,18 @@ fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
 fn gemv_i2s_picked(y: &mut [f32], w: Ternary<'_>, picked: &[u32], q: &[i8], a: ActScale, scale: f32) {
     for &r in picked {
         y[r as usize] = rescale(dot_codes(w.row(r as usize), q) - a.sum, a.s, scale);
+    }
+}
+
+fn sum_columns(sums: &mut [i32], w: Columns<'_>, picked: &[u32], q: &[i8]) {
+    for &c in picked {
+        let (column, q) = (w.column(c as usize), i32::from(q[c as usize]));
+        for (line, sums) in column.iter().zip(sums.as_chunks_mut::<{ columns::LINE_ROWS }>().0) {
+            for (r, sum) in sums.iter_mut().enumerate() {
+                let (byte, shift) = columns::place(r);
+                *sum += i32::from(line[byte] >> shift & 3) * q;
+            }
+        }
     }
 }
 

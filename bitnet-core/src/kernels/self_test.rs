@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 use crate::ops::rope::Pairing;
 use crate::ops::screen::{Precision, ShadowVector};
 use crate::quant::act::ActScale;
-use crate::quant::i2s::{self, Ternary};
+use crate::quant::columns::{Columns, LINE_ROWS, column_bytes};
+use crate::quant::i2s::{self, BLOCK, Ternary};
 use crate::quant::tri5::{self, Tri5};
 
 /// Executes every kernel of `isa` and compares bits: ternary products with integer arithmetic done here, everything
@@ -38,6 +39,9 @@ pub fn self_test(isa: Isa) -> Result<()> {
     Ok(())
 }
 
+/// Of ternary weights.
+const SCALE: f32 = 0.37;
+
 /// What is tested, and what it is held against.
 struct Bench {
     kernels: &'static Kernels,
@@ -46,7 +50,6 @@ struct Bench {
 
 impl Bench {
     fn ternary(&self, rows: usize, cols: usize) -> Result<()> {
-        const SCALE: f32 = 0.37;
         let k = self.kernels;
         let mut random = Random(rows as u64);
         let weights: Vec<i8> = (0..rows * cols).map(|_| random.below(3) as i8 - 1).collect();
@@ -72,7 +75,8 @@ impl Bench {
         let mut y = vec![0.0; rows];
         k.gemv_i2s(&mut y, w, &q[..cols], scales[0], SCALE);
         self.same("gemv_i2s", &what, &y, &expected[..rows])?;
-        self.other_ternary(&what, w, (&q[..cols], scales[0]), SCALE, &expected[..rows])?;
+        self.other_ternary(&what, w, (&q[..cols], scales[0]), &expected[..rows])?;
+        self.columns(&what, w, (&q[..cols], scales[0]), &expected[..rows])?;
 
         let tiled = tiled(&q, &scales, cols, k.tile());
         let mut y = vec![0.0; n * rows];
@@ -82,13 +86,32 @@ impl Bench {
         self.same("gemm_i2s", &format!("{what}, {n} tokens"), &y, &expected)
     }
 
+    /// The same products by columns, some of them picked by each of two threads.
+    fn columns(&self, what: &str, w: Ternary<'_>, (q, a): (&[i8], ActScale), expected: &[f32]) -> Result<()> {
+        let k = self.kernels;
+        let bytes = column_bytes(w.rows());
+        let mut codes = vec![0; w.cols() * bytes];
+        for (i, columns) in codes.chunks_exact_mut(BLOCK * bytes).enumerate() {
+            k.pack_columns(columns, w, i * BLOCK);
+        }
+        let columns = Columns::new(&codes, w.rows(), w.cols());
+        let picked: Vec<u32> = (0..w.cols() as u32).filter(|&c| q[c as usize] != 0).collect();
+        let rows = w.rows().next_multiple_of(LINE_ROWS);
+        let mut sums = vec![0; 2 * rows];
+        for (sums, picked) in sums.chunks_exact_mut(rows).zip(picked.chunks(picked.len().div_ceil(2))) {
+            k.sum_columns(sums, columns, picked, q);
+        }
+        let mut y = vec![0.0; w.rows()];
+        k.join(&mut y, &sums, a, SCALE);
+        self.same("sum_columns", what, &y, expected)
+    }
+
     /// The same products by the other kernels of one vector: rows picked, and five weights to a byte.
     fn other_ternary(
         &self,
         what: &str,
         w: Ternary<'_>,
         (q, a): (&[i8], ActScale),
-        scale: f32,
         expected: &[f32],
     ) -> Result<()> {
         let k = self.kernels;
@@ -104,17 +127,17 @@ impl Bench {
         }
         let fives = Tri5::new(&fives, w.rows(), w.cols());
         let mut y = vec![0.0; w.rows()];
-        k.gemv_tri5(&mut y, fives, q, a, scale);
+        k.gemv_tri5(&mut y, fives, q, a, SCALE);
         self.same("gemv_tri5", what, &y, expected)?;
 
         let picked: Vec<u32> = (0..w.rows() as u32).step_by(2).collect();
         let of_picked = |y: &[f32]| y.iter().copied().step_by(2).collect::<Vec<f32>>();
         let expected = of_picked(expected);
         y.fill(0.0);
-        k.gemv_i2s_picked(&mut y, w, &picked, (q, a), scale);
+        k.gemv_i2s_picked(&mut y, w, &picked, (q, a), SCALE);
         self.same("gemv_i2s_picked", what, &of_picked(&y), &expected)?;
         y.fill(0.0);
-        k.gemv_tri5_picked(&mut y, fives, &picked, (q, a), scale);
+        k.gemv_tri5_picked(&mut y, fives, &picked, (q, a), SCALE);
         self.same("gemv_tri5_picked", what, &of_picked(&y), &expected)
     }
 

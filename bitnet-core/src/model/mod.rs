@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 
 pub use config::{Activation, Arch, Config};
 pub use head::{Screen, Sifted};
-pub use matrix::Matrix;
+pub use matrix::{Matrix, Skipped};
 pub use weights::Weights;
 
 use crate::error::Result;
@@ -132,10 +132,12 @@ impl Model {
         self.screen.get_or_init(new).as_ref()
     }
 
-    /// Bytes of weights one decode step reads: with the screened head, on average over the steps in `sifted`.
+    /// Bytes of weights one decode step reads, on average over the steps in `sifted`, if the screened head is used, and
+    /// in `skipped`.
     #[must_use]
-    pub fn decode_bytes(&self, head: Logits, sifted: Sifted) -> u64 {
+    pub fn decode_bytes(&self, head: Logits, sifted: Sifted, skipped: Skipped) -> u64 {
         let layers: u64 = self.weights.layers.iter().flat_map(|l| l.matrices()).map(Matrix::n_bytes).sum();
+        let layers = layers.saturating_sub(skipped.bytes_per_step());
         let screen = if head == Logits::All { None } else { self.screen.get().and_then(Option::as_ref) };
         let head = screen.and_then(|screen| screen.bytes_read(sifted).checked_div(sifted.n_steps));
         layers + head.unwrap_or_else(|| self.weights.head().n_bytes())

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Placement;
-use super::config::{Arch, Config};
+use super::config::{Activation, Arch, Config};
 use super::matrix::{Format, Matrix, place, tensor};
 use super::operand::Wants;
 use crate::error::{Error, Result};
@@ -68,6 +68,7 @@ impl Weights {
         let Config { n_vocab, n_embd, n_ff, .. } = *config;
         let (n_attn, n_kv) = (config.n_embd_attn(), config.n_embd_kv());
         let sub_norms = config.arch.has_sub_norms();
+        let relu2 = config.activation == Activation::Relu2;
         let vector = |name: String, n| vector(gguf, &name, n);
         let matrix = |name: String, rows, cols| Matrix::new(gguf, kernels, reading, &name, [rows, cols]);
 
@@ -86,7 +87,7 @@ impl Weights {
                     ffn_gate: matrix(name("ffn_gate"), n_ff, n_embd)?,
                     ffn_up: matrix(name("ffn_up"), n_ff, n_embd)?,
                     ffn_sub_norm: sub_norm("ffn_sub_norm", n_ff)?,
-                    ffn_down: matrix(name("ffn_down"), n_embd, n_ff)?,
+                    ffn_down: matrix(name("ffn_down"), n_embd, n_ff)?.for_sparse(relu2),
                 })
             })
             .collect::<Result<Vec<_>>>()?;

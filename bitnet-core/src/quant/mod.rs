@@ -3,6 +3,7 @@
 pub mod absmean;
 pub mod act;
 pub mod codes;
+pub mod columns;
 pub mod dense;
 pub mod hf_packed;
 pub mod i2s;

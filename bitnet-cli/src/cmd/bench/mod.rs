@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bitnet_core::session::DEFAULT_BATCH;
 use bitnet_core::synth::SynthOptions;
-use bitnet_core::{Logits, Model, Session, SessionOptions, Sifted, TokenId};
+use bitnet_core::{Logits, Model, Session, SessionOptions, TokenId};
 use serde_json::{Value, json};
 
 use self::ceiling::Ceilings;
@@ -41,7 +41,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         Some(path) => load_model(path, &args.model)?,
         None => load_demo(&args.model)?,
     };
-    let (load, sifted) = until_first_token(&model, args, start)?;
+    let (load, bytes_per_token) = until_first_token(&model, args, start)?;
     let mut subject = Subject {
         model: file.name.clone(),
         model_bytes: model.gguf().file_len(),
@@ -59,7 +59,6 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     }
 
     let mut rows = plan(&model, args)?;
-    let bytes_per_token = model.decode_bytes(args.head, sifted);
     subject.ceilings.probe(&rows, bytes_per_token)?;
     let complete = measure(&model, args, &mut rows)?;
     subject.ceilings.probe(&rows, bytes_per_token)?;
@@ -83,14 +82,14 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Decodes one token, and says what it took to get there.
-fn until_first_token(model: &Model, args: &BenchArgs, start: Instant) -> Result<(Load, Sifted), Failure> {
+/// Decodes one token, and says what it took to get there, and how many bytes of weights were read for it.
+fn until_first_token(model: &Model, args: &BenchArgs, start: Instant) -> Result<(Load, u64), Failure> {
     let loaded = start.elapsed();
     let options = SessionOptions { n_ctx: Some(1), ..session_options(&args.model) };
     let mut session = Session::new(model, &options)?;
     session.prefill_while(&tokens(model.config().n_vocab, 1), args.head, || true)?;
     let load = Load { model: loaded, first_token: start.elapsed(), resident_bytes: resident_bytes() };
-    Ok((load, session.sifted()))
+    Ok((load, model.decode_bytes(args.head, session.sifted(), session.skipped())))
 }
 
 /// Resident memory of this process.
@@ -139,11 +138,12 @@ fn measure(model: &Model, args: &BenchArgs, rows: &mut [Row]) -> Result<bool, Fa
     for repetition in 0..=args.repetitions {
         for row in rows.iter_mut() {
             let session = sessions.get_mut(&row.n_threads).expect("a session for each thread count");
-            let before = session.sifted();
+            let before = (session.sifted(), session.skipped());
             let Some(time) = sample(session, row, args.head, &tokens)? else { return Ok(false) };
             if repetition > 0 {
                 row.samples.push(time);
-                row.sifted += session.sifted() - before;
+                row.sifted += session.sifted() - before.0;
+                row.skipped += session.skipped() - before.1;
             }
             n_done += 1;
             if let Some(progress) = &mut progress {
@@ -152,7 +152,7 @@ fn measure(model: &Model, args: &BenchArgs, rows: &mut [Row]) -> Result<bool, Fa
         }
     }
     for row in rows {
-        row.bytes_per_token = model.decode_bytes(args.head, row.sifted);
+        row.bytes_per_token = model.decode_bytes(args.head, row.sifted, row.skipped);
     }
     Ok(true)
 }

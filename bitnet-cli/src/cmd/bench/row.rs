@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use bitnet_core::Sifted;
+use bitnet_core::{Sifted, Skipped};
 use serde_json::{Value, json};
 
 use super::ceiling::Ceilings;
@@ -29,6 +29,8 @@ pub(super) struct Row {
     pub(super) samples: Vec<Duration>,
     /// What the screened head did in them.
     pub(super) sifted: Sifted,
+    /// Bytes of the layers' weights left unread in them, since they could not matter.
+    pub(super) skipped: Skipped,
     /// Bytes of weights that one decode step read.
     pub(super) bytes_per_token: u64,
 }
@@ -83,6 +85,7 @@ impl Row {
                     n_threads,
                     samples: Vec::new(),
                     sifted: Sifted::default(),
+                    skipped: Skipped::default(),
                     bytes_per_token: 0,
                 }));
             }
@@ -167,6 +170,7 @@ impl Row {
             "head": subject.head,
             "head_rows_refined_per_token": self.sifted_per_token().map(|(refined, _)| refined),
             "head_rows_evaluated_per_token": self.sifted_per_token().map(|(_, evaluated)| evaluated),
+            "bytes_skipped_per_token": self.gb_per_s().map(|_| self.skipped.bytes_per_step()),
             "bytes_per_token": self.gb_per_s().map(|_| self.bytes_per_token),
             "gb_per_s": self.gb_per_s(),
             "macs_per_token": subject.macs_per_token,

@@ -4,6 +4,7 @@
 //! - `place`: ternary weights in large pages of our own, four or five to a byte
 //! - `repack`: ternary tensors of other formats, turned into the order kernels read
 //! - `product`: which kernel each format goes to, and how threads share the rows
+//! - `skip`: products that leave out rows or columns which cannot matter
 //! - `scaled`: ternary products whose rows or blocks have scales of their own
 
 mod open;
@@ -11,6 +12,7 @@ mod place;
 mod product;
 mod repack;
 mod scaled;
+mod skip;
 
 use std::sync::Arc;
 
@@ -22,10 +24,12 @@ pub(super) use self::open::tensor;
 pub(crate) use self::open::{malformed, not_run, packing};
 pub(super) use self::place::place;
 use self::place::{Packing, Place};
-pub use self::product::{multiply, multiply_gated};
+pub use self::product::multiply;
+pub use self::skip::{Skipped, Skipping, multiply_gated, multiply_sparse};
 use crate::error::Result;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::kernels::Kernels;
+use crate::quant::columns::{Columns, column_bytes};
 use crate::quant::dense::{self, DenseType};
 use crate::quant::i2s::{BLOCK, Flavour, Ternary};
 use crate::quant::ternary::Reading;
@@ -44,6 +48,10 @@ pub struct Matrix {
     codes: Codes,
     /// Where its codes are, if not where the file has them nor repacked.
     place: Option<Place>,
+    /// Whether most of what it multiplies is zero.
+    sparse: bool,
+    /// Where a copy of its codes by columns is, if there is one.
+    columns: Option<Place>,
 }
 
 /// The codes of a ternary matrix, as they are multiplied.
@@ -144,7 +152,15 @@ impl Matrix {
             kernel,
             codes,
             place: None,
+            sparse: false,
+            columns: None,
         })
+    }
+
+    /// The same, where `sparse` for vectors that are mostly zero: worth a copy by columns.
+    #[must_use]
+    pub(super) fn for_sparse(self, sparse: bool) -> Matrix {
+        Matrix { sparse, ..self }
     }
 
     /// Tells a trace which kernel multiplies it: once it has its place, on which that depends.
@@ -240,6 +256,13 @@ impl Matrix {
             (None, None) => &self.bytes()[..n_codes],
         };
         Ternary::new(codes, self.rows, self.cols.next_multiple_of(BLOCK))
+    }
+
+    /// The codes of a ternary matrix by columns, if there is such a copy.
+    fn columns(&self) -> Option<Columns<'_>> {
+        let cols = self.cols.next_multiple_of(BLOCK);
+        let bytes = self.columns.as_ref()?.bytes(cols * column_bytes(self.rows));
+        Some(Columns::new(bytes, self.rows, cols))
     }
 
     /// Bytes of the codes of a ternary matrix.

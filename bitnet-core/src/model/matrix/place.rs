@@ -1,4 +1,4 @@
-//! Ternary weights in large pages of our own, four or five to a byte.
+//! Ternary weights in large pages of our own: by rows, four or five to a byte, and by columns.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use crate::kernels::Kernels;
 use crate::model::Placement;
 use crate::model::operand::{Norm, Operand, Wants};
 use crate::pages::Pages;
+use crate::quant::columns::column_bytes;
 use crate::quant::i2s::BLOCK;
 use crate::quant::tri5;
 use crate::team::{Piece, Share, Team};
@@ -29,11 +30,37 @@ pub(super) struct Place {
     packing: Packing,
 }
 
-/// How many weights a byte holds.
+/// How weights lie in a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packing {
+    /// Row after row, four to a byte.
     Four,
+    /// Row after row, five to a byte.
     Five,
+    /// Column after column, four to a byte.
+    Columns,
+}
+
+impl Packing {
+    /// What one thread packs at a time: how many of the matrix's rows, or columns, and their bytes.
+    fn strip(self, m: &Matrix) -> (usize, usize) {
+        const ROWS: usize = 256;
+        let cols = m.cols.next_multiple_of(BLOCK);
+        match self {
+            Packing::Four => (ROWS, ROWS * (cols / 4)),
+            Packing::Five => (ROWS, ROWS * tri5::row_bytes(cols)),
+            Packing::Columns => (BLOCK, BLOCK * column_bytes(m.rows)),
+        }
+    }
+
+    /// Bytes of the whole matrix.
+    fn n_bytes(self, m: &Matrix) -> usize {
+        let (n, bytes) = self.strip(m);
+        match self {
+            Packing::Four | Packing::Five => m.rows * (bytes / n),
+            Packing::Columns => m.cols.next_multiple_of(BLOCK) * (bytes / n),
+        }
+    }
 }
 
 impl Place {
@@ -47,7 +74,8 @@ impl Place {
     }
 }
 
-/// Puts the ternary matrices among `matrices` where `placement` says, and gives the file's pages back.
+/// Puts the ternary matrices among `matrices` where `placement` says, and gives the file's pages back. What multiplies
+/// vectors of zeros, most of them, is copied by columns, too.
 ///
 /// `Auto` leaves alone what a cache holds and what is not `mapped`; else it measures which packing is multiplied
 /// faster by so many threads on this machine. Without the memory for it nothing changes.
@@ -73,6 +101,7 @@ pub(in crate::model) fn place<'a>(
         (Placement::Tri5, _) => Packing::Five,
         _ => Packing::Four,
     };
+    put_columns(&mut matrices, &team, kernels); // from two bits, which the file may be about to lose
     put(&mut matrices, packing, &team, kernels);
     Ok(())
 }
@@ -128,6 +157,16 @@ fn faster(matrices: &mut [&mut Matrix], team: &Team, kernels: &Kernels) -> Packi
     if best[1] < best[0] { Packing::Five } else { Packing::Four }
 }
 
+/// Copies by columns those of `matrices` that are worth it, if there is memory for them.
+fn put_columns(matrices: &mut [&mut Matrix], team: &Team, kernels: &Kernels) {
+    let mut sparse: Vec<&mut &mut Matrix> = matrices.iter_mut().filter(|m| m.sparse).collect();
+    let views: Vec<&Matrix> = sparse.iter().map(|m| &***m).collect();
+    let Some(places) = packed(&views, Packing::Columns, team, kernels) else { return };
+    for (m, place) in sparse.iter_mut().zip(places) {
+        m.columns = Some(place);
+    }
+}
+
 /// Places all of `matrices`; what is repacked already and takes the same packing stays where it is.
 fn put(matrices: &mut [&mut Matrix], packing: Packing, team: &Team, kernels: &Kernels) {
     let mut matrices: Vec<&mut &mut Matrix> =
@@ -153,31 +192,29 @@ fn packed<M: std::ops::Deref<Target = Matrix> + Sync>(
     team: &Team,
     kernels: &Kernels,
 ) -> Option<Vec<Place>> {
-    let row_bytes = |m: &Matrix| match packing {
-        Packing::Four => m.cols.next_multiple_of(BLOCK) / 4,
-        Packing::Five => tri5::row_bytes(m.cols.next_multiple_of(BLOCK)),
-    };
-    let room = |m: &Matrix| (m.rows * row_bytes(m)).next_multiple_of(LINE);
+    let room = |m: &Matrix| packing.n_bytes(m).next_multiple_of(LINE);
     let mut pages = Pages::<u8>::zeroed(matrices.iter().map(|m| room(m)).sum())?;
     let mut rest = &mut pages[..];
     let mut strips = Vec::new();
     for m in matrices {
-        const ROWS: usize = 256;
+        let (n, bytes) = packing.strip(m);
         let part = rest.split_off_mut(..room(m)).expect("room for every matrix");
-        let part = &mut part[..m.rows * row_bytes(m)];
-        strips
-            .extend(part.chunks_mut(ROWS * row_bytes(m)).enumerate().map(|(i, part)| (&**m, i * ROWS, part)));
+        let part = &mut part[..packing.n_bytes(m)];
+        strips.extend(part.chunks_mut(bytes).enumerate().map(|(i, part)| (&**m, i * n, part)));
     }
     team.enter(|| {
         team.each(strips, |(m, first, part): (&Matrix, usize, &mut [u8])| {
-            let from = m.ternary().slice(first, part.len() / row_bytes(m));
+            let row_bytes = packing.n_bytes(m) / m.rows;
             match packing {
-                Packing::Four => part.copy_from_slice(from.bytes()),
+                Packing::Four => {
+                    part.copy_from_slice(m.ternary().slice(first, part.len() / row_bytes).bytes());
+                }
                 Packing::Five => {
-                    for (r, row) in part.chunks_exact_mut(row_bytes(m)).enumerate() {
-                        kernels.pack_tri5(row, from.row(r));
+                    for (r, row) in (first..).zip(part.chunks_exact_mut(row_bytes)) {
+                        kernels.pack_tri5(row, m.ternary().row(r));
                     }
                 }
+                Packing::Columns => kernels.pack_columns(part, m.ternary(), first),
             }
         });
     });

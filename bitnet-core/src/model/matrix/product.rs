@@ -4,7 +4,6 @@ use std::cell::RefCell;
 
 use super::{Format, Matrix, Packed, Scale};
 use crate::kernels::Kernels;
-use crate::model::config::Activation;
 use crate::model::operand::Operand;
 use crate::quant::i2s::Ternary;
 use crate::quant::tri5::Tri5;
@@ -12,7 +11,7 @@ use crate::team::{Piece, Share, Team};
 use crate::trace::trace_timing;
 
 /// Row granularity of a cut among threads: a multiple of every kernel's row group.
-const ROWS_TOGETHER: usize = 32;
+pub(super) const ROWS_TOGETHER: usize = 32;
 
 impl Matrix {
     /// Output `r` of the product of an F16 matrix with `x`: values an f16 can hold.
@@ -58,50 +57,6 @@ impl Matrix {
                 });
             }
         }
-    }
-
-    /// The same rows where `gate` is positive, and any finite values elsewhere.
-    ///
-    /// Rows here and there are read at half the speed of all rows in a stream or less (measured on Zen 4, with what
-    /// is coming asked for in time), so that only few open gates are worth picking.
-    #[trace_timing(
-        matrix_open,
-        tensor = self.name(),
-        rows = y.values.len(),
-        open = gate.iter().filter(|&&gate| gate > 0.0).count()
-    )]
-    fn multiply_open(&self, kernels: &Kernels, scale: f32, y: Piece<'_>, gate: &[f32], x: &Operand) {
-        const RUN: usize = 512; // rows whose numbers fit the stack
-        const PAYS: usize = 3; // at most one open gate in so many
-        let (q, a) = x.tiles().single(0);
-        for (i, (values, gate)) in y.values.chunks_mut(RUN).zip(gate.chunks(RUN)).enumerate() {
-            let mut picked = [0; RUN];
-            let mut n = 0;
-            for (r, &gate) in gate.iter().enumerate() {
-                picked[n] = r as u32;
-                n += usize::from(gate > 0.0);
-            }
-            if n * PAYS > values.len() {
-                self.multiply_vector(kernels, Piece { first: y.first + i * RUN, values }, x);
-                continue;
-            }
-            let (picked, first, rows) = (&picked[..n], y.first + i * RUN, values.len());
-            values.fill(0.0);
-            match self.packed() {
-                Packed::Four(w) => {
-                    kernels.gemv_i2s_picked(values, w.slice(first, rows), picked, (q, a), scale)
-                }
-                Packed::Five(w) => {
-                    kernels.gemv_tri5_picked(values, w.slice(first, rows), picked, (q, a), scale)
-                }
-            }
-        }
-    }
-
-    /// Whether every output for this vector is sure to be finite: a sum is at most `128 * cols`.
-    fn is_finite(&self, scale: f32, x: &Operand) -> bool {
-        let (_, a) = x.tiles().single(0);
-        (128.0 * self.cols as f32 / a.s * scale).is_finite()
     }
 
     /// The same rows for every token of `x`.
@@ -213,57 +168,6 @@ pub fn multiply<const M: usize>(
         let strips = products.into_iter().flat_map(|(m, y)| strips(m, y, team.len())).collect();
         team.each(strips, |mut s: Strip<'_>| s.matrix.multiply_strip(kernels, s.first, &mut s.y, x));
     }
-}
-
-/// `gate = act(W_gate x) * W_up x`, by values; `up` is scratch.
-///
-/// For squared ReLU, one token, and ternary matrices: where the gate is not positive, `max(gate, 0)^2 * up` is zero
-/// whatever finite value `up` has, so the rows of `W_up` behind it need not be read.
-///
-/// - `gate`, `up`: `[n, rows]`, overwritten; `x`: `[n, cols]`
-///
-/// # Panics
-/// If a length disagrees with a shape.
-pub fn multiply_gated(
-    team: &Team,
-    kernels: &Kernels,
-    activation: Activation,
-    (gate, gate_y): (&Matrix, &mut [f32]),
-    (up, up_y): (&Matrix, &mut [f32]),
-    x: &Operand,
-) {
-    assert!(gate_y.len() == up_y.len() && gate.rows == up.rows, "gate and up differ");
-    let combine = |gate: &mut [f32], up: &[f32]| match activation {
-        Activation::Relu2 => kernels.relu2_mul(gate, up),
-        Activation::Silu => kernels.silu_mul(gate, up),
-    };
-    if x.n() > 1 {
-        multiply(team, kernels, [(gate, gate_y), (up, up_y)], x);
-        let shares = [gate_y, up_y].map(|values| Share { values, unit: gate.rows });
-        return team.split(shares, |[gate, up]| combine(gate.values, up.values));
-    }
-    assert!(
-        gate_y.len() == gate.rows && x.cols() == gate.cols && x.cols() == up.cols,
-        "a gate of other shape"
-    );
-    // The scale of `up`, if its rows behind closed gates may be left out.
-    let skipping = match (activation, gate.format, up.format) {
-        (Activation::Relu2, Format::Ternary { .. }, Format::Ternary { scale: Scale::One(scale), .. }) => {
-            Some(scale).filter(|&scale| up.is_finite(scale, x))
-        }
-        _ => None,
-    };
-    let shares = [gate_y, up_y].map(|values| Share { values, unit: ROWS_TOGETHER });
-    team.split(shares, |[gate_y, up_y]| {
-        let first = up_y.first;
-        gate.multiply_vector(kernels, Piece { first, values: gate_y.values }, x);
-        let piece = Piece { first, values: up_y.values };
-        match skipping {
-            Some(scale) => up.multiply_open(kernels, scale, piece, gate_y.values, x),
-            None => up.multiply_vector(kernels, piece, x),
-        }
-        combine(gate_y.values, up_y.values);
-    });
 }
 
 /// Some rows of a product, for every token.

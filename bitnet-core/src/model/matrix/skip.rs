@@ -1,0 +1,248 @@
+//! Products with one vector of which a part is not read, since it cannot matter: rows of `up` behind closed gates,
+//! columns of `down` behind zeros.
+//!
+//! Rows or columns here and there come from memory more slowly than all of them in a stream, as the hardware looks ahead
+//! into what is skipped, too. Where it does not pay, all are read.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::product::{ROWS_TOGETHER, multiply};
+use super::{Format, Matrix, Packed, Scale};
+use crate::kernels::Kernels;
+use crate::model::config::Activation;
+use crate::model::operand::Operand;
+use crate::pages::Lines;
+use crate::quant::columns::{Columns, LINE_ROWS, column_bytes};
+use crate::team::{Piece, Share, Team};
+use crate::trace::trace_timing;
+
+/// The working memory of one session's products with columns, and what was skipped.
+#[derive(Debug, Default)]
+pub struct Skipping {
+    /// `[n_threads, rows]`, with rows filled up to whole lines: what each thread has of each sum.
+    sums: Lines<i32>,
+    skipped: Skipped,
+}
+
+/// What of the layers' weights steps of one token left unread, since it could not matter, added up over steps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// Steps of one token.
+    pub n_steps: u64,
+    /// Bytes of rows behind closed gates, and of columns behind zeros.
+    pub n_bytes: u64,
+}
+
+impl Skipped {
+    /// Bytes that a step left unread.
+    #[must_use]
+    pub fn bytes_per_step(self) -> u64 {
+        self.n_bytes.checked_div(self.n_steps).unwrap_or(0)
+    }
+}
+
+impl std::ops::AddAssign for Skipped {
+    fn add_assign(&mut self, more: Skipped) {
+        self.n_steps += more.n_steps;
+        self.n_bytes += more.n_bytes;
+    }
+}
+
+impl std::ops::Sub for Skipped {
+    type Output = Skipped;
+
+    /// What came since `before`.
+    fn sub(self, before: Skipped) -> Skipped {
+        Skipped { n_steps: self.n_steps - before.n_steps, n_bytes: self.n_bytes - before.n_bytes }
+    }
+}
+
+impl Skipping {
+    /// What was skipped so far.
+    #[must_use]
+    pub fn skipped(&self) -> Skipped {
+        self.skipped
+    }
+
+    /// A step of `n` tokens begins.
+    pub fn step(&mut self, n: usize) {
+        self.skipped.n_steps += u64::from(n == 1);
+    }
+}
+
+/// Whether so few of so many rows or columns are worth picking: `receipts/kernels.txt` has what one in two, three and
+/// more takes of the time of all.
+fn pays(n_picked: usize, of: usize) -> bool {
+    5 * n_picked <= 3 * of
+}
+
+impl Matrix {
+    /// The same rows as [`Matrix::multiply_vector`] where `gate` is positive, and any finite values elsewhere. Returns
+    /// how many rows were not read.
+    #[trace_timing(
+        matrix_open,
+        tensor = self.name(),
+        rows = y.values.len(),
+        open = gate.iter().filter(|&&gate| gate > 0.0).count()
+    )]
+    fn multiply_open(&self, kernels: &Kernels, scale: f32, y: Piece<'_>, gate: &[f32], x: &Operand) -> usize {
+        let (q, a) = x.tiles().single(0);
+        let Piece { first, values } = y;
+        with_picked(gate.iter().map(|&gate| gate > 0.0), |picked| {
+            if !pays(picked.len(), values.len()) {
+                self.multiply_vector(kernels, Piece { first, values }, x);
+                return 0;
+            }
+            values.fill(0.0);
+            let rows = values.len();
+            match self.packed() {
+                Packed::Four(w) => {
+                    kernels.gemv_i2s_picked(values, w.slice(first, rows), picked, (q, a), scale);
+                }
+                Packed::Five(w) => {
+                    kernels.gemv_tri5_picked(values, w.slice(first, rows), picked, (q, a), scale);
+                }
+            }
+            rows - picked.len()
+        })
+    }
+
+    /// Whether every output for this vector is sure to be finite: a sum is at most `128 * cols`.
+    fn is_finite(&self, scale: f32, x: &Operand) -> bool {
+        let (_, a) = x.tiles().single(0);
+        (128.0 * self.cols as f32 / a.s * scale).is_finite()
+    }
+
+    /// What columns `range` add to the sum of every row, for the only token of `x`; those behind zeros are not read.
+    ///
+    /// - `sums`: `[rows]`, filled up to whole lines, overwritten
+    #[trace_timing(
+        matrix_columns,
+        tensor = self.name(),
+        cols = range.len(),
+        zeros = x.tiles().single(0).0[range.clone()].iter().filter(|&&q| q == 0).count()
+    )]
+    fn sum_columns(
+        &self,
+        kernels: &Kernels,
+        w: Columns<'_>,
+        range: Range<usize>,
+        sums: &mut [i32],
+        x: &Operand,
+    ) {
+        let (q, _) = x.tiles().single(0);
+        let columns = w.slice(range.clone());
+        with_picked(q[range.clone()].iter().map(|&q| q != 0), |picked| {
+            sums.fill(0);
+            kernels.sum_columns(sums, columns, picked, &q[range]);
+        });
+    }
+}
+
+// Scratch that a thread keeps, so that a step allocates nothing.
+thread_local! {
+    static PICKED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `work`, which must not wait for other threads' work, with the numbers of those that are `wanted`.
+fn with_picked<R>(wanted: impl ExactSizeIterator<Item = bool>, work: impl FnOnce(&[u32]) -> R) -> R {
+    PICKED.with_borrow_mut(|picked| {
+        picked.resize(picked.len().max(wanted.len()), 0);
+        let mut n = 0;
+        for (i, wanted) in wanted.enumerate() {
+            picked[n] = i as u32;
+            n += usize::from(wanted);
+        }
+        work(&picked[..n])
+    })
+}
+
+/// `gate = act(W_gate x) * W_up x`, by values; `up` is scratch.
+///
+/// For squared ReLU, one token, and ternary matrices: where the gate is not positive, `max(gate, 0)^2 * up` is zero
+/// whatever finite value `up` has, so the rows of `W_up` behind it need not be read.
+///
+/// - `gate`, `up`: `[n, rows]`, overwritten; `x`: `[n, cols]`
+///
+/// # Panics
+/// If a length disagrees with a shape.
+pub fn multiply_gated(
+    (team, kernels): (&Team, &Kernels),
+    activation: Activation,
+    (gate, gate_y): (&Matrix, &mut [f32]),
+    (up, up_y): (&Matrix, &mut [f32]),
+    x: &Operand,
+    work: &mut Skipping,
+) {
+    assert!(gate_y.len() == up_y.len() && gate.rows == up.rows, "gate and up differ");
+    let combine = |gate: &mut [f32], up: &[f32]| match activation {
+        Activation::Relu2 => kernels.relu2_mul(gate, up),
+        Activation::Silu => kernels.silu_mul(gate, up),
+    };
+    if x.n() > 1 {
+        multiply(team, kernels, [(gate, gate_y), (up, up_y)], x);
+        let shares = [gate_y, up_y].map(|values| Share { values, unit: gate.rows });
+        return team.split(shares, |[gate, up]| combine(gate.values, up.values));
+    }
+    assert!(
+        gate_y.len() == gate.rows && x.cols() == gate.cols && x.cols() == up.cols,
+        "a gate of other shape"
+    );
+    // The scale of `up`, if its rows behind closed gates may be left out.
+    let skipping = match (activation, gate.format, up.format) {
+        (Activation::Relu2, Format::Ternary { .. }, Format::Ternary { scale: Scale::One(scale), .. }) => {
+            Some(scale).filter(|&scale| up.is_finite(scale, x))
+        }
+        _ => None,
+    };
+    let n_skipped = AtomicU64::new(0);
+    let shares = [gate_y, up_y].map(|values| Share { values, unit: ROWS_TOGETHER });
+    team.split(shares, |[gate_y, up_y]| {
+        let first = up_y.first;
+        gate.multiply_vector(kernels, Piece { first, values: gate_y.values }, x);
+        let piece = Piece { first, values: up_y.values };
+        match skipping {
+            Some(scale) => {
+                let n = up.multiply_open(kernels, scale, piece, gate_y.values, x);
+                n_skipped.fetch_add(n as u64, Ordering::Relaxed);
+            }
+            None => up.multiply_vector(kernels, piece, x),
+        }
+        combine(gate_y.values, up_y.values);
+    });
+    work.skipped.n_bytes += n_skipped.into_inner() * up.row_bytes() as u64;
+}
+
+/// `y = W x`, for an `x` that may be mostly zero: of one token, where `W` has a copy by columns, those behind zeros are
+/// not read. The sums are of integers, and so the same in any order.
+///
+/// - `y`: `[n, rows]`, overwritten; `x`: `[n, cols]`
+///
+/// # Panics
+/// If a length disagrees with a shape.
+pub fn multiply_sparse(
+    (team, kernels): (&Team, &Kernels),
+    (m, y): (&Matrix, &mut [f32]),
+    x: &Operand,
+    work: &mut Skipping,
+) {
+    let n_picked = m.cols - x.n_zeros().min(m.cols);
+    let (Some(w), Format::Ternary { scale: Scale::One(scale), .. }, 1, true) =
+        (m.columns(), m.format, x.n(), pays(n_picked, m.cols))
+    else {
+        return multiply(team, kernels, [(m, y)], x);
+    };
+    assert!(x.cols() == m.cols && y.len() == m.rows, "{}: activations or outputs of other shape", m.name());
+    let (rows, n) = (m.rows.next_multiple_of(LINE_ROWS), team.len());
+    work.sums.resize(n * rows);
+    team.split([Share { values: &mut work.sums, unit: rows }], |[sums]| {
+        for (i, sums) in (sums.first / rows..).zip(sums.values.chunks_exact_mut(rows)) {
+            m.sum_columns(kernels, w, i * m.cols / n..(i + 1) * m.cols / n, sums, x);
+        }
+    });
+    let (_, a) = x.tiles().single(0);
+    kernels.join(y, &work.sums, a, scale);
+    work.skipped.n_bytes += m.n_bytes().saturating_sub((n_picked * column_bytes(m.rows)) as u64);
+}

@@ -1,0 +1,189 @@
+//! A ternary matrix column after column, two bits each: for products with vectors that are mostly zero, whose columns
+//! behind zeros are left unread. Made at load beside the rows, never written to a file.
+//!
+//! ```text
+//! line: 256 rows of one column in 64 bytes; a column is filled up to whole lines
+//!                            bits 1-0    bits 3-2    bits 5-4    bits 7-6
+//!   byte 16 l + 4 k + i      64 k + 4 l + i, then 16, 32 and 48 rows on         k, l, i = 0..4
+//! ```
+//!
+//! Of four columns, the bytes at one place are brought together in pairs, then in fours, each within 16 bytes, as all
+//! wide registers do it: register `k` of the outcome holds four codes for each of 16 rows in each two bits, which is
+//! what a product of four bytes takes, and the sums of 16 neighbouring rows are neighbours, however wide it is.
+
+use std::ops::Range;
+
+use super::i2s::{self, Ternary};
+
+/// Rows of a line.
+pub const LINE_ROWS: usize = 256;
+/// Bytes of a line.
+pub const LINE: usize = LINE_ROWS / 4;
+
+/// A ternary matrix `[rows, cols]`, column after column, without its scale.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns<'a> {
+    codes: &'a [u8],
+    rows: usize,
+    cols: usize,
+}
+
+impl<'a> Columns<'a> {
+    /// A view of `codes`.
+    ///
+    /// # Panics
+    /// If `codes` is not `cols` columns of [`column_bytes`].
+    #[must_use]
+    pub fn new(codes: &'a [u8], rows: usize, cols: usize) -> Self {
+        assert_eq!(codes.len(), cols * column_bytes(rows), "bytes of a matrix [{rows}, {cols}] by columns");
+        Columns { codes, rows, cols }
+    }
+
+    /// Number of rows (outputs).
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns (inputs).
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Columns `range` as a matrix of their own.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Columns<'a> {
+        let bytes = column_bytes(self.rows);
+        let codes = &self.codes[range.start * bytes..range.end * bytes];
+        Columns { codes, rows: self.rows, cols: range.len() }
+    }
+
+    /// Column `c`, line after line.
+    #[must_use]
+    pub fn column(&self, c: usize) -> &'a [[u8; LINE]] {
+        self.codes[c * column_bytes(self.rows)..][..column_bytes(self.rows)].as_chunks().0
+    }
+}
+
+/// `N` columns and their activations, four in each i32; what is missing is a column of the group with zero.
+#[derive(Debug)]
+pub struct Group<'a, const N: usize> {
+    /// Line after line of each.
+    pub columns: [&'a [[u8; LINE]]; N],
+    /// Activations of columns `4 i..4 i + 4` in item `i`, from the lowest byte up; of a fourth of them.
+    pub q: [i32; N],
+}
+
+/// Gathers up to `N` columns, and at least one.
+#[inline(always)]
+#[must_use]
+pub fn group<'a, const N: usize>(w: Columns<'a>, picked: &[u32], q: &[i8]) -> Group<'a, N> {
+    let mut columns = [w.column(picked[0] as usize); N];
+    let mut quads = [0; N];
+    for (i, (column, &c)) in columns.iter_mut().zip(picked).enumerate() {
+        *column = w.column(c as usize);
+        quads[i / 4] |= i32::from(q[c as usize] as u8) << (8 * (i % 4));
+    }
+    Group { columns, q: quads }
+}
+
+/// Bytes of a column of `rows` weights.
+#[must_use]
+pub fn column_bytes(rows: usize) -> usize {
+    rows.div_ceil(LINE_ROWS) * LINE
+}
+
+/// Where the code of row `r` of a line is: its byte, and how many bits up.
+#[must_use]
+pub fn place(r: usize) -> (usize, usize) {
+    (16 * (r / 4 % 4) + 4 * (r / 64) + r % 4, 2 * (r / 16 % 4))
+}
+
+/// Turns [`i2s::BLOCK`] columns from `first` on; rows past the last are zero in every column.
+///
+/// - `columns`: `[BLOCK, column_bytes]`, overwritten
+///
+/// # Panics
+/// If `columns` is not as long, or the columns are not there.
+#[inline(always)]
+pub fn pack_columns(columns: &mut [u8], w: Ternary<'_>, first: usize) {
+    let bytes = column_bytes(w.rows());
+    assert_eq!(columns.len(), i2s::BLOCK * bytes, "{} columns of {} rows", i2s::BLOCK, w.rows());
+    for line in 0..bytes / LINE {
+        // For each byte of the line that of every column.
+        let mut turned = [[0_u8; i2s::BLOCK]; LINE];
+        for r in 0..LINE_ROWS.min(w.rows() - line * LINE_ROWS) {
+            let block = &w.row(line * LINE_ROWS + r)[first / 4..][..i2s::BLOCK_BYTES];
+            let (byte, shift) = place(r);
+            for (group, to) in turned[byte].as_chunks_mut::<{ i2s::BLOCK_BYTES }>().0.iter_mut().enumerate() {
+                for (to, from) in to.iter_mut().zip(block) {
+                    *to |= (from >> (6 - 2 * group) & 3) << shift;
+                }
+            }
+        }
+        for (c, column) in columns.chunks_exact_mut(bytes).enumerate() {
+            for (to, from) in column[line * LINE..][..LINE].iter_mut().zip(&turned) {
+                *to = from[c];
+            }
+        }
+    }
+}
+
+/// `y_r = f32(f32(f32(sum) / s) * scale)`, where `sum` is what `n` threads have for row `r` together, less `less`.
+///
+/// - `y`: `[rows]`, overwritten; `sums`: `[n, rows]` with rows filled up to whole lines
+#[inline(always)]
+pub fn join(y: &mut [f32], sums: &[i32], less: i32, s: f32, scale: f32) {
+    let rows = y.len().next_multiple_of(LINE_ROWS);
+    for (first, y) in (0..).step_by(LINE_ROWS).zip(y.chunks_mut(LINE_ROWS)) {
+        let mut total = [-less; LINE_ROWS];
+        for sums in sums.chunks_exact(rows) {
+            for (total, sum) in total.iter_mut().zip(&sums[first..first + LINE_ROWS]) {
+                *total += sum;
+            }
+        }
+        for (y, total) in y.iter_mut().zip(total) {
+            *y = total as f32 / s * scale;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::testing::Rng;
+
+    #[test]
+    fn every_code_is_found_where_its_place_says() {
+        let mut rng = Rng(5);
+        for (rows, cols) in [(1, 128), (255, 256), (256, 128), (257, 384), (640, 128)] {
+            let codes = rng.codes(rows * cols);
+            let packed = i2s::pack(&codes);
+            let w = Ternary::new(&packed, rows, cols);
+            let mut bytes = vec![0xff; cols * column_bytes(rows)];
+            let blocks = bytes.chunks_exact_mut(i2s::BLOCK * column_bytes(rows));
+            for (block, bytes) in blocks.enumerate() {
+                pack_columns(bytes, w, block * i2s::BLOCK);
+            }
+            let columns = Columns::new(&bytes, rows, cols);
+            for c in 0..cols {
+                for r in 0..rows.next_multiple_of(LINE_ROWS) {
+                    let (byte, shift) = place(r % LINE_ROWS);
+                    let code = columns.column(c)[r / LINE_ROWS][byte] >> shift & 3;
+                    let expected = if r < rows { (codes[r * cols + c] + 1) as u8 } else { 0 };
+                    assert_eq!(code, expected, "[{rows}, {cols}] row {r}, column {c}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn places_of_a_line_are_all_different() {
+        let mut seen = [[false; 4]; LINE];
+        for r in 0..LINE_ROWS {
+            let (byte, shift) = place(r);
+            assert!(!std::mem::replace(&mut seen[byte][shift / 2], true), "row {r}");
+        }
+    }
+}
