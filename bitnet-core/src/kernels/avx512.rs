@@ -86,7 +86,7 @@ fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
         for (lanes, row) in lanes.iter_mut().zip(rows.chunks_exact(w.row_bytes())) {
             *lanes = dot_row(row, row.as_ptr().wrapping_add(AHEAD), &q);
         }
-        y.copy_from_slice(&rescale(sums(lanes), a, scale)[..y.len()]);
+        store(y, rescale(sums(lanes), a, scale));
     }
 }
 
@@ -178,6 +178,16 @@ pub(super) fn sums(rows: [__m512i; ROWS]) -> __m128i {
         rows.map(|v| _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v)));
     let v = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
     _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))
+}
+
+/// The first values of a group of rows, all but for the last group: then a copy of unknown length, which is a call, is
+/// not made for every four rows.
+#[inline]
+pub(super) fn store<T: Copy>(y: &mut [T], values: [T; ROWS]) {
+    match y.first_chunk_mut() {
+        Some(y) => *y = values,
+        None => y.copy_from_slice(&values[..y.len()]),
+    }
 }
 
 /// As [`scalar::rescale`], of four rows whose `dots` were taken with codes 0 to 2.
@@ -582,7 +592,7 @@ fn dot_u4(y: &mut [f64], w: &[u8], x: &ShadowVector) {
         let [high, low] = lanes.map(|lanes| _mm256_cvtepi32_pd(sums(lanes)));
         // Both are integers far below 2^53, and so is this.
         let dots: [f64; ROWS] = bytemuck::cast(_mm256_fmadd_pd(high, _mm256_set1_pd(256.0), low));
-        y.copy_from_slice(&dots[..y.len()]);
+        store(y, dots);
     }
 }
 
@@ -621,7 +631,7 @@ fn dot_u2(y: &mut [f64], w: &[u8], picked: &[u32], x: &[i8]) {
             *lanes = dot_row(row(r), row(later).as_ptr(), &x);
         }
         let dots: [f64; ROWS] = bytemuck::cast(_mm256_cvtepi32_pd(sums(lanes)));
-        y.copy_from_slice(&dots[..y.len()]);
+        store(y, dots);
     }
 }
 

@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::Kernels;
-use super::avx512::{self, AHEAD, PICKS_AHEAD, ROWS, load_512, prefetch, rescale, sums};
+use super::avx512::{self, AHEAD, PICKS_AHEAD, ROWS, load_512, prefetch, rescale, store, sums};
 use crate::quant::act::ActScale;
 use crate::quant::i2s::BLOCK_BYTES;
 use crate::quant::tri5::{CHUNK, CHUNK_BYTES, Tri5, row_bytes};
@@ -28,7 +28,7 @@ fn gemv_tri5(y: &mut [f32], w: Tri5<'_>, q: &[i8], a: ActScale, scale: f32) {
         for (lanes, row) in lanes.iter_mut().zip(rows.chunks_exact(w.row_bytes())) {
             *lanes = dot_row(row, row.as_ptr().wrapping_add(AHEAD), &q);
         }
-        y.copy_from_slice(&rescale(sums(lanes), a, scale)[..y.len()]);
+        store(y, rescale(sums(lanes), a, scale));
     }
 }
 

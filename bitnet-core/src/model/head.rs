@@ -6,8 +6,9 @@
 //! largest logit, the `k` largest, and their ties are those of the full head, to the bit.
 //!
 //! Rows are sifted twice: all of them by four bits, a quarter of the head's bytes, and what is left by two bits more.
-//! Where the largest logits stand far out, as of a model sure of what comes next, four bits leave a handful; where they
-//! do not, most rows take all six.
+//! In between, the `k` rows that look largest are evaluated: theirs are logits that `k` rows reach for sure, and closer
+//! to the truth than any lower bound. Where the largest logits stand far out, as of a model sure of what comes next, four
+//! bits leave a handful.
 
 use super::matrix::{Format, Matrix};
 use crate::kernels::Kernels;
@@ -44,8 +45,8 @@ pub struct Screening {
     lower: Vec<f64>,
     /// How many rows of each chunk four bits left.
     left: Vec<f64>,
-    /// The lower bounds once more, to be put in order.
-    ordered: Vec<f64>,
+    /// Numbers of the chunks, those with the largest lower bounds first.
+    ordered: Vec<u32>,
     candidates: Vec<u32>,
     sifted: Sifted,
 }
@@ -139,9 +140,13 @@ impl Screen {
     ) -> usize {
         work.load(x, self.rows.len());
         self.by_four_bits((team, kernels), work);
-        let least = work.kth_lower_bound(k);
-        self.by_six_bits((team, kernels), work, least);
-        work.pick_candidates(k);
+        let reached = work.reached(k, |r| {
+            let mut logit = [0.0];
+            head.logit(kernels, r, x, &mut logit[0]);
+            f64::from(logit[0])
+        });
+        self.by_six_bits((team, kernels), work, reached);
+        work.pick_candidates(k, reached);
         logits.fill(f32::NEG_INFINITY);
         rescore(head, kernels, logits, x, &work.candidates);
         work.candidates.len()
@@ -242,20 +247,36 @@ impl Screening {
         self.candidates.reserve(n_rows);
     }
 
-    /// A bound that at least `k` logits reach: the `k`-th largest among the chunks' largest lower bounds.
+    /// What at least `k` logits reach, by their lower bounds: the `k`-th largest among the chunks' largest.
     fn kth_lower_bound(&mut self, k: usize) -> f64 {
         if k == 0 || k > self.lower.len() {
             return f64::NEG_INFINITY;
         }
+        let lower = |&chunk: &u32| known(self.lower[chunk as usize]);
         self.ordered.clear();
-        // NaN counts as the least: it promises nothing.
-        self.ordered.extend(self.lower.iter().map(|&v| if v.is_nan() { f64::NEG_INFINITY } else { v }));
-        *self.ordered.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1
+        self.ordered.extend(0..self.lower.len() as u32);
+        lower(self.ordered.select_nth_unstable_by(k - 1, |a, b| lower(b).total_cmp(&lower(a))).1)
     }
 
-    /// The rows that six bits leave.
-    fn pick_candidates(&mut self, k: usize) {
-        let least = self.kth_lower_bound(k);
+    /// What at least `k` logits reach: the least `logit` of the rows that look largest in `k` chunks that do, or the
+    /// bounds, if they promise more.
+    fn reached(&mut self, k: usize, logit: impl Fn(usize) -> f64) -> f64 {
+        let by_bounds = self.kth_lower_bound(k);
+        if by_bounds == f64::NEG_INFINITY {
+            return by_bounds;
+        }
+        let by_logits = self.ordered[..k].iter().map(|&chunk| {
+            let first = chunk as usize * CHUNK;
+            let rows = &self.upper[first..self.n_rows.min(first + CHUNK)];
+            let largest = (1..rows.len()).fold(0, |best, r| if rows[r] > rows[best] { r } else { best });
+            known(logit(first + largest))
+        });
+        by_logits.fold(f64::INFINITY, f64::min).max(by_bounds)
+    }
+
+    /// The rows that six bits leave, where `k` logits are known to reach `reached`.
+    fn pick_candidates(&mut self, k: usize, reached: f64) {
+        let least = self.kth_lower_bound(k).max(reached);
         let mut picked = [0; CHUNK];
         self.candidates.clear();
         for (i, (upper, &left)) in self.upper[..self.n_rows].chunks(CHUNK).zip(&self.left).enumerate() {
@@ -268,6 +289,11 @@ impl Screening {
         self.sifted.n_refined += self.left.iter().sum::<f64>() as u64;
         self.sifted.n_evaluated += self.candidates.len() as u64;
     }
+}
+
+/// What is not a number promises nothing.
+fn known(bound: f64) -> f64 {
+    if bound.is_nan() { f64::NEG_INFINITY } else { bound }
 }
 
 #[cfg(test)]
@@ -340,6 +366,23 @@ mod tests {
             let x: Vec<f32> = (0..N_EMBD).map(|_| noise.next() * 4.0).collect();
             check(&rows, &x, &format!("round {round}"));
         }
+    }
+
+    /// Of the rows that look largest in the two best chunks, the less is what two logits reach, if it is more than the
+    /// bounds promise; a logit that is not a number promises nothing.
+    #[test]
+    fn what_logits_reach_is_known_from_the_rows_that_look_largest() {
+        let mut work =
+            Screening { n_rows: 3 * CHUNK, lower: vec![1.0, f64::NAN, 0.5], ..Screening::default() };
+        work.upper = vec![0.0; 3 * CHUNK];
+        (work.upper[7], work.upper[2 * CHUNK + 9]) = (3.0, 2.0);
+        let logits = |seven: f64| move |r: usize| if r == 7 { seven } else { (r - 2 * CHUNK) as f64 / 5.0 };
+        assert_eq!(work.reached(2, logits(2.5)), 1.8);
+        assert_eq!(work.reached(2, logits(1.5)), 1.5);
+        assert_eq!(work.reached(2, logits(0.25)), 0.5);
+        assert_eq!(work.reached(2, logits(f64::NAN)), 0.5);
+        assert_eq!(work.reached(1, logits(2.5)), 2.5);
+        assert_eq!(work.reached(4, logits(2.5)), f64::NEG_INFINITY, "more than there are chunks");
     }
 
     /// Runners-up one unit in the last place of one weight below the best, and exact ties, in the first and the

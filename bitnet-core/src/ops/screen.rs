@@ -276,7 +276,7 @@ fn bounds_with(
     let chain = (x.values.len() / 32 + 6) as f64;
     let summing = chain * UNIT * (1.0 + chain * UNIT); // at least (1 + u)^chain - 1, for any chain below 10^6
     let (of_error, of_norm) = (x.norm + x.error, x.error + summing * x.norm);
-    let mut best = f64::NEG_INFINITY;
+    let mut best = [f64::NEG_INFINITY; 8];
     for i in 0..upper.len() {
         let near = near[i] * f64::from(rows[i].scale) * x.step;
         let (error, left_out) = error(&rows[i]);
@@ -284,9 +284,10 @@ fn bounds_with(
         let bound = bound + f64::from(rows[i].scale) * left_out;
         let bound = bound * INFLATE + near.abs() * (INFLATE - 1.0);
         upper[i] = near + bound;
-        best = if near - bound > best { near - bound } else { best };
+        let best = &mut best[i % 8];
+        *best = if near - bound > *best { near - bound } else { *best };
     }
-    best
+    best.into_iter().fold(f64::NEG_INFINITY, |most, best| if best > most { best } else { most })
 }
 
 #[cfg(test)]
