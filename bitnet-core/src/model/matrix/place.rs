@@ -103,6 +103,7 @@ pub(in crate::model) fn place<'a>(
     };
     put_columns(&mut matrices, &team, kernels); // from two bits, which the file may be about to lose
     put(&mut matrices, packing, &team, kernels);
+    matrices.iter_mut().filter(|m| m.columns.is_some()).for_each(|m| m.kernel.push_str("+columns"));
     Ok(())
 }
 
