@@ -83,6 +83,7 @@ zeros() {
         next unless /"cat":"bitnet_core::model::matrix::product"/;
         if (/"rows":(\d+),"open":(\d+)/) { $gates += $1; $open += $2 }
         if (/ffn_down\.weight","rows":(\d+),.*"macs":(\d+),"zeros":(\d+)/) { $values += $2 / $1; $zeros += $3 }
+        if (/ffn_down\.weight","cols":(\d+),"zeros":(\d+)/) { $values += $1; $zeros += $2 }
         END {
             $gates && $values or die "no gates or no activations in the trace\n";
             printf qq({ "model": "%s", "tokens": %d, "gates_closed": %.4f, "activations_of_down_zero": %.4f }),

@@ -150,7 +150,7 @@ impl Operand {
         ActTiles::new(&self.q, &self.scales, self.cols.next_multiple_of(BLOCK), self.tile)
     }
 
-    /// How many values of the int8 form, if it was made, are zero: their products need not be taken. For traces.
+    /// How many values of the int8 form, if it was made, are zero: their products need not be taken.
     #[must_use]
     pub fn n_zeros(&self) -> usize {
         let filled = self.q.len() - self.n * self.cols;

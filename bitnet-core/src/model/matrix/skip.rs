@@ -228,12 +228,14 @@ pub fn multiply_sparse(
     x: &Operand,
     work: &mut Skipping,
 ) {
-    let n_picked = m.cols - x.n_zeros().min(m.cols);
-    let (Some(w), Format::Ternary { scale: Scale::One(scale), .. }, 1, true) =
-        (m.columns(), m.format, x.n(), pays(n_picked, m.cols))
+    let (Some(w), Format::Ternary { scale: Scale::One(scale), .. }, 1) = (m.columns(), m.format, x.n())
     else {
         return multiply(team, kernels, [(m, y)], x);
     };
+    let n_picked = m.cols - x.n_zeros().min(m.cols);
+    if !pays(n_picked, m.cols) {
+        return multiply(team, kernels, [(m, y)], x);
+    }
     assert!(x.cols() == m.cols && y.len() == m.rows, "{}: activations or outputs of other shape", m.name());
     let (rows, n) = (m.rows.next_multiple_of(LINE_ROWS), team.len());
     work.sums.resize(n * rows);
