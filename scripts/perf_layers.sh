@@ -80,7 +80,7 @@ zeros() {
     unset_switches "$INSTRUMENT" profile --quiet --model "$model" "$@" -n "$((tokens + 1))" --threads "$THREADS" \
         --trace "$work/trace" >/dev/null || die "bitnet profile failed on $(shown "$model")"
     NAME=$(shown "$model") TOKENS=$tokens perl -ne '
-        next unless /"cat":"bitnet_core::model::matrix::product"/;
+        next unless /"cat":"bitnet_core::model::matrix::(?:product|skip)"/;
         if (/"rows":(\d+),"open":(\d+)/) { $gates += $1; $open += $2 }
         if (/ffn_down\.weight","rows":(\d+),.*"macs":(\d+),"zeros":(\d+)/) { $values += $2 / $1; $zeros += $3 }
         if (/ffn_down\.weight","cols":(\d+),"zeros":(\d+)/) { $values += $1; $zeros += $2 }
