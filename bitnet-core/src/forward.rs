@@ -169,10 +169,10 @@ impl Step<'_> {
         let Activations { gate, up, y, operand, wants, skipping, .. } = &mut *self.act;
 
         operand.load(team, kernels, x, rms(&w.ffn_norm, c), c.n_embd, *wants);
-        let both = (team, kernels);
-        multiply_gated(both, c.activation, (&w.ffn_gate, gate), (&w.ffn_up, up), operand, skipping); // [n, n_ff]
+        let (w_gate, w_up, act) = (&w.ffn_gate, &w.ffn_up, c.activation);
+        multiply_gated(team, kernels, act, (w_gate, gate), (w_up, up), operand, skipping); // [n, n_ff]
         operand.load(team, kernels, gate, sub_norm(&w.ffn_sub_norm, c), c.n_ff, *wants);
-        multiply_sparse(both, (&w.ffn_down, y), operand, skipping); //           [n, n_embd]
+        multiply_sparse(team, kernels, (&w.ffn_down, y), operand, skipping); //  [n, n_embd]
         add(team, kernels, x, y, c);
     }
 

@@ -41,7 +41,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     gemm_i2s,
     pack_columns,
     sum_columns,
-    join,
+    join_sums,
     pack_tri5,
     unpack_tri5,
     gemv_tri5,
@@ -156,15 +156,10 @@ const GROUP: usize = 16;
 #[target_feature(enable = "avx2,fma,f16c")]
 fn sum_columns(sums: &mut [i32], w: Columns<'_>, picked: &[u32], q: &[i8]) {
     let (sums, _) = sums.as_chunks_mut::<{ columns::LINE_ROWS }>();
-    for (i, group) in picked.chunks(GROUP).enumerate() {
-        let later = &picked[((i + 1) * GROUP).min(picked.len())..];
-        let group = columns::group::<GROUP>(w, group, q);
-        let mut ahead = [&[][..]; GROUP];
-        for (ahead, &c) in ahead.iter_mut().zip(later) {
-            *ahead = w.column(c as usize);
-        }
+    for first in (0..picked.len()).step_by(GROUP) {
+        let group = columns::group::<GROUP>(w, &picked[first..], q);
         for (line, sums) in sums.iter_mut().enumerate() {
-            for column in ahead {
+            for column in group.ahead {
                 if let Some(line) = column.get(line) {
                     prefetch(line.as_ptr());
                 }

@@ -161,7 +161,7 @@ fn columns_picked_give_the_products_of_rows() {
                     k.sum_columns(sums, columns, part, &q);
                 }
                 let mut y = vec![f32::NAN; rows];
-                k.join(&mut y, &sums, a, 0.37);
+                k.join_sums(&mut y, &sums, a, 0.37);
                 assert_bits(&y, &whole, format_args!("{what}, one in {one_in}"));
             }
         }

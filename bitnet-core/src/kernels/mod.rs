@@ -13,6 +13,7 @@
 //! | `scalar.rs` | the definition |
 //! | `self_test.rs` | every kernel executed on this CPU, for `bitnet doctor` |
 //! | `avx2.rs`, `avx512.rs`, `neon.rs` | the same functions for one instruction set |
+//! | `avx512f16.rs` | AVX-512 products of f16 values: the head and attention |
 //! | `avx512vbmi.rs` | those of them that VBMI makes faster |
 #![expect(
     unsafe_code,
@@ -23,6 +24,8 @@
 mod avx2;
 #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
 mod avx512;
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+mod avx512f16;
 #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
 mod avx512vbmi;
 #[cfg(test)]
@@ -101,8 +104,8 @@ macro_rules! elementwise {
             crate::quant::columns::pack_columns(columns, w, first);
         }
         $(#[target_feature(enable = $feature)])?
-        fn join(y: &mut [f32], sums: &[i32], a: crate::quant::act::ActScale, scale: f32) {
-            crate::quant::columns::join(y, sums, a.sum, a.s, scale);
+        fn join_sums(y: &mut [f32], sums: &[i32], a: crate::quant::act::ActScale, scale: f32) {
+            crate::quant::columns::join_sums(y, sums, a.sum, a.s, scale);
         }
         $(#[target_feature(enable = $feature)])?
         fn pack_tri5(row: &mut [u8], i2s: &[u8]) {
@@ -174,7 +177,7 @@ pub struct Kernels {
     gemm_i2s: Gemm,
     pack_columns: unsafe fn(&mut [u8], Ternary<'_>, usize),
     sum_columns: unsafe fn(&mut [i32], Columns<'_>, &[u32], &[i8]),
-    join: unsafe fn(&mut [f32], &[i32], ActScale, f32),
+    join_sums: unsafe fn(&mut [f32], &[i32], ActScale, f32),
     pack_tri5: unsafe fn(&mut [u8], &[u8]),
     unpack_tri5: unsafe fn(&mut [u8], &[u8]),
     gemv_tri5: unsafe fn(&mut [f32], Tri5<'_>, &[i8], ActScale, f32),
@@ -447,10 +450,10 @@ impl Kernels {
     ///
     /// # Panics
     /// If the lengths disagree.
-    pub fn join(&self, y: &mut [f32], sums: &[i32], a: ActScale, scale: f32) {
+    pub fn join_sums(&self, y: &mut [f32], sums: &[i32], a: ActScale, scale: f32) {
         let rows = y.len().next_multiple_of(LINE_ROWS);
-        assert!(sums.len().is_multiple_of(rows.max(1)), "join: sums of {rows} rows");
-        dispatch!(self.join(y, sums, a, scale));
+        assert!(sums.len().is_multiple_of(rows.max(1)), "join_sums: sums of {rows} rows");
+        dispatch!(self.join_sums(y, sums, a, scale));
     }
 
     /// Packs one row of I2_S codes five to a byte.

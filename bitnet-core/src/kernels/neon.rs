@@ -68,7 +68,7 @@ macro_rules! ternary_products {
             gemm_i2s,
             pack_columns,
             sum_columns,
-            join,
+            join_sums,
             pack_tri5,
             unpack_tri5,
             gemv_tri5,
@@ -170,8 +170,8 @@ macro_rules! ternary_products {
         #[target_feature(enable = $feature)]
         fn sum_columns(sums: &mut [i32], w: Columns<'_>, picked: &[u32], q: &[i8]) {
             let (sums, _) = sums.as_chunks_mut::<{ columns::LINE_ROWS }>();
-            for group in picked.chunks(GROUP) {
-                let group = columns::group::<GROUP>(w, group, q);
+            for first in (0..picked.len()).step_by(GROUP) {
+                let group = columns::group::<GROUP>(w, &picked[first..], q);
                 for (line, sums) in sums.iter_mut().enumerate() {
                     let (fours, _) = sums.as_chunks_mut::<4>();
                     for part in 0..columns::LINE / 16 {

@@ -32,7 +32,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     gemm_i2s,
     pack_columns,
     sum_columns,
-    join,
+    join_sums,
     pack_tri5,
     unpack_tri5,
     gemv_tri5,

@@ -102,7 +102,7 @@ impl Bench {
             k.sum_columns(sums, columns, picked, q);
         }
         let mut y = vec![0.0; w.rows()];
-        k.join(&mut y, &sums, a, SCALE);
+        k.join_sums(&mut y, &sums, a, SCALE);
         self.same("sum_columns", what, &y, expected)
     }
 

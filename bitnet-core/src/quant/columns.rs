@@ -71,21 +71,26 @@ impl<'a> Columns<'a> {
 pub struct Group<'a, const N: usize> {
     /// Line after line of each.
     pub columns: [&'a [[u8; LINE]]; N],
-    /// Activations of columns `4 i..4 i + 4` in item `i`, from the lowest byte up; of a fourth of them.
+    /// Activations of columns `4 i..4 i + 4` in item `i`, from the lowest byte up; a fourth of the items.
     pub q: [i32; N],
+    /// The columns of the next group, to be asked for; empty where there is none.
+    pub ahead: [&'a [[u8; LINE]]; N],
 }
 
-/// Gathers up to `N` columns, and at least one.
+/// Gathers the first `N` columns in `picked`, of which there is at least one.
 #[inline(always)]
 #[must_use]
 pub fn group<'a, const N: usize>(w: Columns<'a>, picked: &[u32], q: &[i8]) -> Group<'a, N> {
-    let mut columns = [w.column(picked[0] as usize); N];
-    let mut quads = [0; N];
-    for (i, (column, &c)) in columns.iter_mut().zip(picked).enumerate() {
+    let (now, later) = picked.split_at(N.min(picked.len()));
+    let mut group = Group { columns: [w.column(now[0] as usize); N], q: [0; N], ahead: [&[]; N] };
+    for (i, (column, &c)) in group.columns.iter_mut().zip(now).enumerate() {
         *column = w.column(c as usize);
-        quads[i / 4] |= i32::from(q[c as usize] as u8) << (8 * (i % 4));
+        group.q[i / 4] |= i32::from(q[c as usize] as u8) << (8 * (i % 4));
     }
-    Group { columns, q: quads }
+    for (column, &c) in group.ahead.iter_mut().zip(later) {
+        *column = w.column(c as usize);
+    }
+    group
 }
 
 /// Bytes of a column of `rows` weights.
@@ -134,7 +139,7 @@ pub fn pack_columns(columns: &mut [u8], w: Ternary<'_>, first: usize) {
 ///
 /// - `y`: `[rows]`, overwritten; `sums`: `[n, rows]` with rows filled up to whole lines
 #[inline(always)]
-pub fn join(y: &mut [f32], sums: &[i32], less: i32, s: f32, scale: f32) {
+pub fn join_sums(y: &mut [f32], sums: &[i32], less: i32, s: f32, scale: f32) {
     let rows = y.len().next_multiple_of(LINE_ROWS);
     for (first, y) in (0..).step_by(LINE_ROWS).zip(y.chunks_mut(LINE_ROWS)) {
         let mut total = [-less; LINE_ROWS];

@@ -29,7 +29,7 @@ pub(super) struct Row {
     pub(super) samples: Vec<Duration>,
     /// What the screened head did in them.
     pub(super) sifted: Sifted,
-    /// Bytes of the layers' weights left unread in them, since they could not matter.
+    /// What of the layers' weights was left unread in them, since it could not matter.
     pub(super) skipped: Skipped,
     /// Bytes of weights that one decode step read.
     pub(super) bytes_per_token: u64,

@@ -1,7 +1,7 @@
 //! A weight matrix of the file, and its product with activations.
 //!
 //! - `open`: a tensor's claims, checked, and what its type means here
-//! - `place`: ternary weights in large pages of our own, four or five to a byte
+//! - `place`: ternary weights in large pages of our own, four or five to a byte, and by columns
 //! - `repack`: ternary tensors of other formats, turned into the order kernels read
 //! - `product`: which kernel each format goes to, and how threads share the rows
 //! - `skip`: products that leave out rows or columns which cannot matter

@@ -169,7 +169,8 @@ fn with_picked<R>(wanted: impl ExactSizeIterator<Item = bool>, work: impl FnOnce
 /// # Panics
 /// If a length disagrees with a shape.
 pub fn multiply_gated(
-    (team, kernels): (&Team, &Kernels),
+    team: &Team,
+    kernels: &Kernels,
     activation: Activation,
     (gate, gate_y): (&Matrix, &mut [f32]),
     (up, up_y): (&Matrix, &mut [f32]),
@@ -223,7 +224,8 @@ pub fn multiply_gated(
 /// # Panics
 /// If a length disagrees with a shape.
 pub fn multiply_sparse(
-    (team, kernels): (&Team, &Kernels),
+    team: &Team,
+    kernels: &Kernels,
     (m, y): (&Matrix, &mut [f32]),
     x: &Operand,
     work: &mut Skipping,
@@ -245,6 +247,6 @@ pub fn multiply_sparse(
         }
     });
     let (_, a) = x.tiles().single(0);
-    kernels.join(y, &work.sums, a, scale);
+    kernels.join_sums(y, &work.sums, a, scale);
     work.skipped.n_bytes += m.n_bytes().saturating_sub((n_picked * column_bytes(m.rows)) as u64);
 }
