@@ -105,7 +105,15 @@ pub fn place(r: usize) -> (usize, usize) {
     (16 * (r / 4 % 4) + 4 * (r / 64) + r % 4, 2 * (r / 16 % 4))
 }
 
+/// The first of the four rows, 16 apart, whose codes are in byte `at` of a line.
+fn first_row(at: usize) -> usize {
+    64 * (at / 4 % 4) + 4 * (at / 16) + at % 4
+}
+
 /// Turns [`i2s::BLOCK`] columns from `first` on; rows past the last are zero in every column.
+///
+/// Codes stay packed on the way: four rows are four bytes of an I2_S block at a time, and what they hold of one group
+/// of columns is one byte of a line. Then the bytes of each group are turned.
 ///
 /// - `columns`: `[BLOCK, column_bytes]`, overwritten
 ///
@@ -113,26 +121,57 @@ pub fn place(r: usize) -> (usize, usize) {
 /// If `columns` is not as long, or the columns are not there.
 #[inline(always)]
 pub fn pack_columns(columns: &mut [u8], w: Ternary<'_>, first: usize) {
+    const NONE: &[u8] = &[0; i2s::BLOCK_BYTES];
     let bytes = column_bytes(w.rows());
     assert_eq!(columns.len(), i2s::BLOCK * bytes, "{} columns of {} rows", i2s::BLOCK, w.rows());
     for line in 0..bytes / LINE {
-        // For each byte of the line that of every column.
-        let mut turned = [[0_u8; i2s::BLOCK]; LINE];
-        for r in 0..LINE_ROWS.min(w.rows() - line * LINE_ROWS) {
-            let block = &w.row(line * LINE_ROWS + r)[first / 4..][..i2s::BLOCK_BYTES];
-            let (byte, shift) = place(r);
-            for (group, to) in turned[byte].as_chunks_mut::<{ i2s::BLOCK_BYTES }>().0.iter_mut().enumerate() {
-                for (to, from) in to.iter_mut().zip(block) {
-                    *to |= (from >> (6 - 2 * group) & 3) << shift;
+        let mut groups = [[[0_u8; i2s::BLOCK_BYTES]; LINE]; 4];
+        for at in 0..LINE {
+            let mut rows = [NONE; 4];
+            for (i, row) in rows.iter_mut().enumerate() {
+                let r = line * LINE_ROWS + first_row(at) + 16 * i;
+                if r < w.rows() {
+                    *row = &w.row(r)[first / 4..][..i2s::BLOCK_BYTES];
                 }
             }
+            let [a, b, c, d] = rows;
+            for j in 0..i2s::BLOCK_BYTES {
+                let (a, b, c, d) = (a[j], b[j], c[j], d[j]);
+                groups[0][at][j] = a >> 6 & 0x03 | b >> 4 & 0x0c | c >> 2 & 0x30 | d & 0xc0;
+                groups[1][at][j] = a >> 4 & 0x03 | b >> 2 & 0x0c | c & 0x30 | d << 2 & 0xc0;
+                groups[2][at][j] = a >> 2 & 0x03 | b & 0x0c | c << 2 & 0x30 | d << 4 & 0xc0;
+                groups[3][at][j] = a & 0x03 | b << 2 & 0x0c | c << 4 & 0x30 | d << 6 & 0xc0;
+            }
         }
-        for (c, column) in columns.chunks_exact_mut(bytes).enumerate() {
-            for (to, from) in column[line * LINE..][..LINE].iter_mut().zip(&turned) {
-                *to = from[c];
+        for (group, columns) in groups.iter_mut().zip(columns.chunks_exact_mut(i2s::BLOCK_BYTES * bytes)) {
+            let turned = turn(group.as_flattened_mut());
+            for (column, turned) in columns.chunks_exact_mut(bytes).zip(turned.as_chunks::<LINE>().0) {
+                column[line * LINE..][..LINE].copy_from_slice(turned);
             }
         }
     }
+}
+
+/// Bytes that are turned at once.
+const TURNED: usize = LINE * i2s::BLOCK_BYTES;
+
+/// The transpose of `[LINE, BLOCK_BYTES]`; what `from` holds afterwards is not said.
+///
+/// Dealing two halves into one another, a byte from each in turn, moves the highest bit of every byte's index to the
+/// lowest place. After as many deals as a row's index has bits, rows and columns have changed places.
+#[inline(always)]
+fn turn(from: &mut [u8]) -> [u8; TURNED] {
+    let mut to = [0; TURNED];
+    for deal in 0..LINE.ilog2() {
+        if deal > 0 {
+            from.copy_from_slice(&to);
+        }
+        let (low, high) = from.split_at(TURNED / 2);
+        for ((pair, low), high) in to.as_chunks_mut::<2>().0.iter_mut().zip(low).zip(high) {
+            *pair = [*low, *high];
+        }
+    }
+    to
 }
 
 /// `y_r = f32(f32(f32(sum) / s) * scale)`, where `sum` is what `n` threads have for row `r` together, less `less`.
