@@ -24,11 +24,12 @@
 //! sizes, which Cauchy and Schwarz bound by `|w| |x|`. So the logit differs from `w·x` by at most
 //! `((1 + u)^(n/32 + 6) - 1) |w| |x|`, the sixth for the rounding after a tail.
 //!
-//! `w'·x'` itself is an integer, computed exactly, times a scale and a step. Norms and bounds are computed in f64 and
-//! inflated by far more than f64 can lose. A row with a value that is not finite gets an infinite bound, and a vector
-//! with one makes every bound infinite or NaN, which excludes no row.
+//! `w'·x'` itself is an integer, computed exactly, times a scale and a step. Norms of a row are summed in f32, which
+//! `Sums` accounts for; all else is computed in f64 and inflated by far more than f64 can lose. A row with a value that
+//! is not finite gets an infinite bound, and a vector with one makes every bound infinite or NaN, which excludes no row.
 
 use crate::pages::Lines;
+use crate::quant::act::max_abs;
 use crate::quant::i2s;
 
 /// Weights that share a run of 64 bytes of the four-bit plane; rows of a shadow are whole runs.
@@ -105,18 +106,21 @@ pub fn shadow_row(fours: &mut [u8], twos: &mut [u8], w: &[f32]) -> ShadowRow {
         "shadow_row: planes of {} values",
         w.len()
     );
-    let scale = reach(w) / 32.0;
+    let scale = short(reach(w) / 32.0);
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     let mut sums = Sums::default();
     let planes = fours.as_chunks_mut::<{ RUN / 2 }>().0.iter_mut().zip(twos.as_chunks_mut::<{ RUN / 4 }>().0);
     for ((four, two), w) in planes.zip(runs) {
         let mut levels = [0_u8; RUN];
-        for (u, w) in levels.iter_mut().zip(w) {
-            // 1.5 * 2^23 pushes the fraction out of the last bits: to the nearest level, ties to the even one.
-            let v = (w * inverse + 31.5).clamp(0.0, 63.0) + 12_582_912.0;
-            *u = (v.to_bits() & 63) as u8;
+        for (u, w) in levels.as_chunks_mut::<LANES>().0.iter_mut().zip(w.as_chunks::<LANES>().0) {
+            for i in 0..LANES {
+                // 1.5 * 2^23 pushes the fraction out of the last bits: to the nearest level, ties to the even one.
+                let v = (w[i] * inverse + 31.5).clamp(0.0, 63.0) + 12_582_912.0;
+                let level = v.to_bits() & 63;
+                u[i] = level as u8;
+                sums.add(i, w[i], level, scale);
+            }
         }
-        sums.add(&levels, w, scale);
         for j in 0..RUN / 2 {
             four[j] = levels[j] >> 2 | levels[j + RUN / 2] >> 2 << 4;
         }
@@ -125,7 +129,7 @@ pub fn shadow_row(fours: &mut [u8], twos: &mut [u8], w: &[f32]) -> ShadowRow {
             two[j] = a << 6 | b << 4 | c << 2 | d;
         }
     }
-    let row = sums.row(scale);
+    let row = sums.row(w.len(), scale);
     if [row.scale, row.norm, row.error_of_four, row.error_of_six].iter().all(|v| v.is_finite()) {
         row
     } else {
@@ -141,9 +145,9 @@ pub fn shadow_row(fours: &mut [u8], twos: &mut [u8], w: &[f32]) -> ShadowRow {
 /// How far from zero the levels of a row reach.
 #[inline(always)]
 fn reach(w: &[f32]) -> f32 {
-    let mut squares = [0.0_f32; 16];
-    for w in w.as_chunks::<16>().0 {
-        for i in 0..16 {
+    let mut squares = [0.0_f32; LANES];
+    for w in w.as_chunks::<LANES>().0 {
+        for i in 0..LANES {
             squares[i] += w[i] * w[i];
         }
     }
@@ -152,33 +156,49 @@ fn reach(w: &[f32]) -> f32 {
     if max > REACH * rms { REACH * rms } else { max }
 }
 
-/// Squares of a row and of its errors, in lanes.
+/// `scale` in 16 significant bits: its products with levels, of 7 bits at most, are exact in f32.
+#[inline(always)]
+fn short(scale: f32) -> f32 {
+    f32::from_bits(scale.to_bits() & !0xff)
+}
+
+/// Lanes of the sums over a row.
+const LANES: usize = 16;
+
+/// Squares of a row and of its errors, in f32.
+///
+/// A level times the scale is exact, so that the error of a weight is rounded once, by `u = 2^-24` of itself; squared,
+/// and added up in chains of `n / 16`, none of whose terms is negative, a sum is short of the true one by
+/// `n / 16 + 3` such steps at most. The norm is inflated by more than twice what its root needs. What is too small for
+/// f32, below 2^-75 for each weight, and so below 2^-65 in the norm of a million, is added outright.
 #[derive(Default)]
 struct Sums {
-    norm: [f64; 8],
-    four: [f64; 8],
-    six: [f64; 8],
+    norm: [f32; LANES],
+    four: [f32; LANES],
+    six: [f32; LANES],
 }
 
 impl Sums {
+    /// Adds weight `w` and its level to the sums of a lane.
     #[inline(always)]
-    fn add(&mut self, levels: &[u8; RUN], w: &[f32; RUN], scale: f32) {
-        let scale = f64::from(scale);
-        for (u, w) in levels.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0) {
-            for i in 0..8 {
-                let w = f64::from(w[i]);
-                let four = w - scale * (f64::from(4 * i32::from(u[i] >> 2)) - 30.0);
-                let six = w - scale * (f64::from(i32::from(u[i])) - 31.5);
-                self.norm[i] += w * w;
-                self.four[i] += four * four;
-                self.six[i] += six * six;
-            }
-        }
+    fn add(&mut self, lane: usize, w: f32, level: u32, scale: f32) {
+        let four = w - scale * ((level & !3) as i32 as f32 - 30.0);
+        let six = w - scale * (level as i32 as f32 - 31.5);
+        self.norm[lane] += w * w;
+        self.four[lane] += four * four;
+        self.six[lane] += six * six;
     }
 
+    /// What is kept of a row of `n` weights.
     #[inline(always)]
-    fn row(&self, scale: f32) -> ShadowRow {
-        let root = |lanes: [f64; 8]| (lanes.iter().sum::<f64>().sqrt() * INFLATE) as f32 * (1.0 + 1e-6);
+    fn row(&self, n: usize, scale: f32) -> ShadowRow {
+        const UNIT: f64 = 1.0 / 16_777_216.0; // 2^-24
+        const TINY: f64 = 1e-19; // above 2^-65
+        let inflate = INFLATE + (n / LANES + 8) as f64 * UNIT;
+        let root = |lanes: [f32; LANES]| {
+            let sum: f64 = lanes.iter().map(|&lane| f64::from(lane)).sum();
+            (sum.sqrt() * inflate + TINY) as f32 * (1.0 + 1e-6)
+        };
         ShadowRow {
             scale,
             error_of_four: root(self.four),
@@ -186,17 +206,6 @@ impl Sums {
             norm: root(self.norm),
         }
     }
-}
-
-#[inline(always)]
-fn max_abs(w: &[f32]) -> f32 {
-    let mut lanes = [0.0_f32; 16];
-    for w in w.chunks(16) {
-        for i in 0..w.len() {
-            lanes[i] = if w[i].abs() > lanes[i] { w[i].abs() } else { lanes[i] };
-        }
-    }
-    lanes.iter().fold(0.0, |max, &v| if v > max { v } else { max })
 }
 
 impl ShadowVector {

@@ -19,7 +19,7 @@ pub struct ActScale {
 #[inline(always)]
 pub fn quantize(q: &mut [i8], x: &[f32]) -> ActScale {
     assert_eq!(q.len(), x.len(), "quantize: q has {} values, x has {}", q.len(), x.len());
-    let s = (127.0 / max_abs(x).max(1e-5)) as f32;
+    let s = (127.0 / f64::from(max_abs(x)).max(1e-5)) as f32;
     let mut sum = 0;
     for (q, &x) in q.iter_mut().zip(x) {
         let v = x * s;
@@ -36,7 +36,7 @@ pub fn quantize(q: &mut [i8], x: &[f32]) -> ActScale {
 
 /// `max |x|`, 0 when there is none; NaN takes no part.
 #[inline(always)]
-fn max_abs(x: &[f32]) -> f64 {
+pub(crate) fn max_abs(x: &[f32]) -> f32 {
     const LANES: usize = 32; // enough independent maxima to fill any register file; the maximum has no order
     let mut lanes = [0.0_f32; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
@@ -49,7 +49,7 @@ fn max_abs(x: &[f32]) -> f64 {
     for v in lanes.iter().chain(rest) {
         max = if v.abs() > max { v.abs() } else { max };
     }
-    f64::from(max)
+    max
 }
 
 #[cfg(test)]
