@@ -11,13 +11,14 @@
     reason = "a bench prints, and panics if it cannot be set up"
 )]
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::hint::black_box;
 use std::time::Instant;
 
 use bitnet_core::Isa;
 use bitnet_core::kernels::values::{ROW, Values};
-use bitnet_core::kernels::{ActTiles, Kernels, pack_tile};
+use bitnet_core::kernels::{Kernels, Tokens};
 use bitnet_core::ops::screen::ShadowVector;
 use bitnet_core::pages::{Lines, Pages};
 use bitnet_core::probe;
@@ -245,30 +246,25 @@ fn matrices(machine: &Machine, n_tokens: usize) {
     let mut q = vec![0i8; n_tokens * COLS];
     let scales: Vec<_> =
         q.chunks_exact_mut(COLS).map(|q| Kernels::detect().quantize(q, &floats(COLS))).collect();
-    let mut tiled = BTreeMap::new(); // by width of the tiles
-    for isa in Isa::available() {
-        let tile = Kernels::for_isa(isa).unwrap().tile();
-        tiled.entry(tile).or_insert_with(|| {
-            let mut packed = vec![0; q.len()];
-            for part in ActTiles::new(&q, &scales, COLS, tile).tiles() {
-                let (at, n) = (part.first * COLS, part.scales.len());
-                for (t, row) in q[at..].chunks_exact(COLS).take(n).enumerate() {
-                    pack_tile(&mut packed[at..][..n * COLS], row, t, n);
-                }
-            }
-            packed
-        });
-    }
+    let tokens: HashMap<Isa, Tokens> = (Isa::available().into_iter())
+        .map(|isa| (isa, Tokens::pack(Kernels::for_isa(isa).unwrap(), &q, &scales)))
+        .collect();
     let work = Work {
         name: "gemm_i2s".into(),
         bytes: packed.len(),
         macs: ROWS * COLS * n_tokens,
         bound: Bound::Multiply,
     };
+    let panel = RefCell::new(Lines::default());
     machine.show(&work, n_tokens * ROWS, |k, y: &mut [f32]| {
-        let x = ActTiles::new(&tiled[&k.tile()], &scales, COLS, k.tile());
         let mut outs: Vec<&mut [f32]> = y.chunks_exact_mut(ROWS).collect();
-        k.gemm_i2s(&mut outs, Ternary::new(&packed, ROWS, COLS), &x, 0.37, &mut Vec::new());
+        k.gemm_i2s(
+            &mut outs,
+            Ternary::new(&packed, ROWS, COLS),
+            &tokens[&k.isa()].tiles(),
+            0.37,
+            &mut panel.borrow_mut(),
+        );
     });
 }
 

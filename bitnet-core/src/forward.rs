@@ -67,7 +67,7 @@ impl Activations {
             gate: zeros(n_batch * c.n_ff),
             up: zeros(n_batch * c.n_ff),
             y: zeros(n_batch * c.n_embd),
-            operand: Operand::with_capacity(n_batch, widest, model.kernels().tile()),
+            operand: Operand::with_capacity(model.kernels(), n_batch, widest),
             cos: zeros(n_batch * c.rope.n_rot / 2),
             sin: zeros(n_batch * c.rope.n_rot / 2),
             logits: zeros(c.n_vocab),

@@ -9,9 +9,9 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::kernels::{ActTiles, Kernels};
+use crate::kernels::{Kernels, Tokens};
 use crate::ops::screen::ShadowVector;
-use crate::pages::Pages;
+use crate::pages::{Lines, Pages};
 use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
 
@@ -68,8 +68,8 @@ pub fn read_bandwidth(n_threads: usize) -> Result<f64> {
 /// Multiply-adds of int8 per second by the ternary matrix kernel of the best instruction set, on `n_threads`
 /// threads whose operands stay in their caches.
 ///
-/// What it measures is the kernel, unpacking and rescaling included: the ceiling of prefill, and a little below that
-/// of the multiply instruction alone.
+/// What it measures is the kernel, unpacking and rescaling included: the ceiling of prefill. It is a little below that
+/// of the multiply instruction, or well above it where one multiplication makes two products.
 ///
 /// # Errors
 /// If `n_threads` is zero or absurd.
@@ -88,18 +88,17 @@ pub fn multiply_rate(n_threads: usize) -> Result<f64> {
         let weights: Vec<i8> = (0..ROWS * COLS).map(|i| (i % 3) as i8 - 1).collect();
         let packed = i2s::pack(&weights);
         let w = Ternary::new(&packed, ROWS, COLS);
-        let q = vec![3i8; N_TOKENS * COLS]; // all values equal, so that their order in the tiles does not matter
         let scales = vec![ActScale { s: 1.0, sum: 3 * COLS as i32 }; N_TOKENS];
+        let tokens = Tokens::pack(kernels, &vec![3i8; N_TOKENS * COLS], &scales);
         let mut y = vec![0.0; N_TOKENS * ROWS];
-        let mut panel = Vec::new();
+        let mut panel = Lines::default();
         let mut rates = [0.0; ROUNDS];
         for rate in &mut rates {
             barrier.wait();
             let (start, mut n_calls) = (Instant::now(), 0);
             while n_calls == 0 || start.elapsed() < ROUND {
                 let mut outs: Vec<&mut [f32]> = y.chunks_exact_mut(ROWS).collect();
-                let x = ActTiles::new(&q, &scales, COLS, kernels.tile());
-                kernels.gemm_i2s(&mut outs, w, &x, 1.0, &mut panel);
+                kernels.gemm_i2s(&mut outs, w, &tokens.tiles(), 1.0, &mut panel);
                 black_box(outs);
                 n_calls += 1;
             }

@@ -10,6 +10,7 @@ use half::f16;
 
 use super::{ActTiles, Kernels, Values, elementwise, scalar, tiles::Tile};
 use crate::ops::screen::{self, ShadowVector};
+use crate::pages::Lines;
 use crate::quant::act::ActScale;
 use crate::quant::columns::{self, Columns, Group};
 use crate::quant::i2s::{self, Ternary};
@@ -24,6 +25,8 @@ pub(super) fn supported() -> bool {
 pub(super) const KERNELS: Kernels = Kernels {
     isa: super::Isa::Avx2,
     tile: TILE,
+    pairs: false,
+    pair_up,
     rms_norm,
     quantize,
     softmax,
@@ -232,8 +235,8 @@ const PANEL: usize = 16;
 /// every tile of tokens runs through it with a broadcast activation.
 #[trace_timing(avx2_gemm_i2s)]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn gemm_i2s(y: &mut [&mut [f32]], w: Ternary<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Vec<u8>) {
-    panel.resize(PANEL * w.cols(), 0);
+fn gemm_i2s(y: &mut [&mut [f32]], w: Ternary<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Lines<u8>) {
+    panel.resize(PANEL * w.cols());
     for first in (0..w.rows()).step_by(PANEL) {
         let n_rows = PANEL.min(w.rows() - first);
         unpack_panel(panel, w.slice(first, n_rows));

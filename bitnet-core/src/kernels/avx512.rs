@@ -8,7 +8,8 @@ use std::arch::x86_64::*;
 use std::cell::Cell;
 
 use super::avx512f16::{attn_mix, attn_scores, gemv_f16};
-use super::{ActTiles, Kernels, elementwise, tiles::Tile};
+use super::avx512gemm::{TILE, gemm_i2s};
+use super::{Kernels, elementwise};
 use crate::ops::screen::ShadowVector;
 use crate::pages::Lines;
 use crate::quant::act::ActScale;
@@ -32,6 +33,8 @@ pub(super) fn supported() -> bool {
 pub(super) const KERNELS: Kernels = Kernels {
     isa: super::Isa::Avx512,
     tile: TILE,
+    pairs: true,
+    pair_up,
     rms_norm,
     quantize,
     softmax,
@@ -77,7 +80,7 @@ pub(super) const ROWS: usize = 4;
 
 #[trace_timing(avx512_gemv_i2s)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
+pub(super) fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
     let q = Paired::new(q);
     for (y, rows) in y.chunks_mut(ROWS).zip(w.bytes().chunks(ROWS * w.row_bytes())) {
         let mut lanes = [_mm512_setzero_si512(); ROWS];
@@ -229,19 +232,6 @@ pub(super) fn load_512(bytes: &[u8]) -> __m512i {
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
-/// Two runs of 32 bytes as the halves of one register.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn load_two(low: &[u8], high: &[u8]) -> __m512i {
-    let low: &[u8; 32] = low.first_chunk().expect("32 bytes are left");
-    let high: &[u8; 32] = high.first_chunk().expect("32 bytes are left");
-    // SAFETY: 32 readable bytes by type; this load accepts any alignment.
-    let low = unsafe { _mm256_loadu_si256(low.as_ptr().cast()) };
-    // SAFETY: as above.
-    let high = unsafe { _mm256_loadu_si256(high.as_ptr().cast()) };
-    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
-}
-
 // ---------------------------------------------------------------------------------- ternary columns, some of them
 
 /// Columns of a group: what passes between loading the sums of a line and storing them.
@@ -306,158 +296,6 @@ fn add_to(sums: &mut [i32; 16], more: __m512i) {
     let sum = _mm512_add_epi32(before, more);
     // SAFETY: 16 writable values by type; this store accepts any alignment.
     unsafe { _mm512_storeu_si512(sums.as_mut_ptr().cast(), sum) };
-}
-
-// ------------------------------------------------------------------------------------ ternary matrix x matrix
-
-/// Tokens of a tile: 24 accumulators, two registers of weights, and the rest for addresses and constants.
-const TILE: usize = 12;
-/// Rows of a panel: two registers of 16 i32 sums.
-const PANEL: usize = 32;
-
-/// A panel of rows is transposed once, still packed, so that a register holds four bytes of each of 16 rows; then
-/// every tile of tokens runs through it with a broadcast activation, and no sum is ever horizontal.
-///
-/// Shifting the codes out happens anew for each tile: it fits beside the multiplications, while a panel of unpacked
-/// codes would be four times as large, and writing it cost more than the shifts.
-#[trace_timing(avx512_gemm_i2s)]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn gemm_i2s(y: &mut [&mut [f32]], w: Ternary<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Vec<u8>) {
-    panel.resize(PANEL * w.row_bytes(), 0);
-    for first in (0..w.rows()).step_by(PANEL) {
-        let n_rows = PANEL.min(w.rows() - first);
-        transpose_panel(panel, w.slice(first, n_rows));
-        let next = w.bytes()[first * w.row_bytes()..].get(panel.len()..).unwrap_or(&[]);
-        let next = &next[..panel.len().min(next.len())];
-        let n_tiles = x.n().div_ceil(TILE);
-        let mut ahead = next.chunks(next.len().div_ceil(n_tiles).max(1));
-        for tile in x.tiles() {
-            for line in ahead.next().unwrap_or(&[]).chunks(64) {
-                prefetch(line.as_ptr());
-            }
-            let y = &mut y[tile.first..][..tile.scales.len()];
-            match tile.scales.len() {
-                12 => gemm_tile::<12>(y, first, n_rows, panel, tile, scale),
-                11 => gemm_tile::<11>(y, first, n_rows, panel, tile, scale),
-                10 => gemm_tile::<10>(y, first, n_rows, panel, tile, scale),
-                9 => gemm_tile::<9>(y, first, n_rows, panel, tile, scale),
-                8 => gemm_tile::<8>(y, first, n_rows, panel, tile, scale),
-                7 => gemm_tile::<7>(y, first, n_rows, panel, tile, scale),
-                6 => gemm_tile::<6>(y, first, n_rows, panel, tile, scale),
-                5 => gemm_tile::<5>(y, first, n_rows, panel, tile, scale),
-                4 => gemm_tile::<4>(y, first, n_rows, panel, tile, scale),
-                3 => gemm_tile::<3>(y, first, n_rows, panel, tile, scale),
-                2 => gemm_tile::<2>(y, first, n_rows, panel, tile, scale),
-                1 => gemm_tile::<1>(y, first, n_rows, panel, tile, scale),
-                n => unreachable!("a tile of {n} tokens"),
-            }
-        }
-    }
-}
-
-/// `y[t][first..first + n_rows]` for the `T` tokens of one tile.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn gemm_tile<const T: usize>(
-    y: &mut [&mut [f32]],
-    first: usize,
-    n_rows: usize,
-    panel: &[u8],
-    tile: Tile<'_>,
-    scale: f32,
-) {
-    const DWORDS: usize = i2s::BLOCK_BYTES / 4;
-    let two_bits = _mm512_set1_epi8(3);
-    let mut acc = [[_mm512_setzero_si512(); 2]; T];
-    let (blocks, _) = panel.as_chunks::<{ i2s::BLOCK_BYTES * PANEL }>();
-    let (quads, _) = tile.q.as_chunks::<4>();
-    for (block, quads) in blocks.iter().zip(quads.chunks_exact(4 * DWORDS * T)) {
-        let (weights, _) = block.as_chunks::<{ 4 * PANEL }>();
-        for (group, quads) in quads.chunks_exact(DWORDS * T).enumerate() {
-            let shift = _mm_cvtsi32_si128(6 - 2 * group as i32);
-            for (w, q) in weights.iter().zip(quads.chunks_exact(T)) {
-                let w = [load_512(&w[..64]), load_512(&w[64..])]
-                    .map(|w| _mm512_and_si512(_mm512_srl_epi16(w, shift), two_bits));
-                for t in 0..T {
-                    let q = _mm512_set1_epi32(i32::from_le_bytes(q[t].map(|q| q as u8)));
-                    acc[t][0] = _mm512_dpbusd_epi32(acc[t][0], w[0], q);
-                    acc[t][1] = _mm512_dpbusd_epi32(acc[t][1], w[1], q);
-                }
-            }
-        }
-    }
-    for t in 0..T {
-        let a = tile.scales[t];
-        for half in 0..2 {
-            let n = n_rows.saturating_sub(16 * half).min(16);
-            let dot = _mm512_sub_epi32(acc[t][half], _mm512_set1_epi32(a.sum));
-            let out = _mm512_mul_ps(
-                _mm512_div_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(a.s)),
-                _mm512_set1_ps(scale),
-            );
-            if n > 0 {
-                let y = &mut y[t][first + 16 * half..][..n];
-                // SAFETY: the mask writes the first `n` values, the length of `y`.
-                unsafe { _mm512_mask_storeu_ps(y.as_mut_ptr(), 0xffff >> (16 - n), out) };
-            }
-        }
-    }
-}
-
-/// Lays up to 32 packed rows out as `[blocks, 8, 32, 4]` bytes: four bytes of every row, then the next four; rows
-/// past the last repeat it.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn transpose_panel(panel: &mut [u8], w: Ternary<'_>) {
-    let last = w.rows() - 1;
-    let (out, _) = panel.as_chunks_mut::<64>();
-    for half in 0..2 {
-        for block in 0..w.cols() / i2s::BLOCK {
-            // Row r and row r + 8 of this half as the halves of one register.
-            let mut rows = [_mm512_setzero_si512(); 8];
-            for (r, pair) in rows.iter_mut().enumerate() {
-                let row = |r: usize| &w.row((16 * half + r).min(last))[i2s::BLOCK_BYTES * block..];
-                *pair = load_two(row(r), row(r + 8));
-            }
-            // Register d holds, for each of 16 rows, bytes 4d..4d+4 of the block.
-            for (d, dwords) in transpose_8x8(rows).into_iter().enumerate() {
-                let out = &mut out[2 * (block * 8 + d) + half];
-                // SAFETY: 64 writable bytes by type; this store accepts any alignment.
-                unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), dwords) };
-            }
-        }
-    }
-}
-
-/// Transposes the 8 x 8 matrix of i32 in the lower halves, and the one in the upper halves.
-///
-/// Result `d` holds value `d` of rows 0..8 in its lower half.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn transpose_8x8(r: [__m512i; 8]) -> [__m512i; 8] {
-    // Pairs of rows: [a0 b0 a1 b1 | ...] and [a2 b2 a3 b3 | ...] in each 128-bit lane.
-    let lo = |i: usize| _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    let hi = |i: usize| _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    let (ab, cd, ef, gh) = ([lo(0), hi(0)], [lo(2), hi(2)], [lo(4), hi(4)], [lo(6), hi(6)]);
-    // Four rows: value k of a, b, c, d in lane 0, value k + 4 in lane 1 (and so on in the upper half).
-    let four = |x: [__m512i; 2], y: [__m512i; 2]| {
-        [
-            _mm512_unpacklo_epi64(x[0], y[0]),
-            _mm512_unpackhi_epi64(x[0], y[0]),
-            _mm512_unpacklo_epi64(x[1], y[1]),
-            _mm512_unpackhi_epi64(x[1], y[1]),
-        ]
-    };
-    let (abcd, efgh) = (four(ab, cd), four(ef, gh));
-    // Lanes 0 and 2 of both for values 0..4, lanes 1 and 3 for values 4..8.
-    let even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
-    let odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
-    let mut out = [_mm512_setzero_si512(); 8];
-    for d in 0..4 {
-        out[d] = _mm512_permutex2var_epi64(abcd[d], even, efgh[d]);
-        out[d + 4] = _mm512_permutex2var_epi64(abcd[d], odd, efgh[d]);
-    }
-    out
 }
 
 // ------------------------------------------------------------------------------------------------ screened head

@@ -214,9 +214,8 @@ fn ternary_products_survive_the_largest_sums() {
                 let mut y = [[0.0; 3]; 2];
                 let [y0, y1] = &mut y;
                 let scales = [a; 2];
-                let both = vec![act; 2 * cols]; // packing order does not matter: all values are equal
-                let x = ActTiles::new(&both, &scales, cols, k.tile());
-                k.gemm_i2s(&mut [y0, y1], w, &x, 1.0, &mut Vec::new());
+                let tokens = Tokens::pack(k, &vec![act; 2 * cols], &scales);
+                k.gemm_i2s(&mut [y0, y1], w, &tokens.tiles(), 1.0, &mut Lines::default());
                 assert_eq!(y, [[expected; 3]; 2], "{} gemm {cols} x {weight} * {act}", k.isa());
             }
         }
@@ -268,7 +267,7 @@ fn ternary_matrix_products_equal_their_vector_products() {
             {
                 let packed = i2s::pack(&rng.ternary(rows * cols));
                 let w = Ternary::new(&packed, rows, cols);
-                let mut rows_q = Vec::new();
+                let mut all_q = Vec::new();
                 let mut scales = Vec::new();
                 let mut expected = vec![vec![0.0; rows]; n];
                 for expected in &mut expected {
@@ -276,22 +275,12 @@ fn ternary_matrix_products_equal_their_vector_products() {
                     let a = scalar().quantize(&mut q, &rng.floats(cols, 2.0));
                     scalar().gemv_i2s(expected, w, &q, a, 1.7);
                     scales.push(a);
-                    rows_q.push(q);
+                    all_q.extend(q);
                 }
-                let mut tiled = vec![0; n * cols];
-                let tiles: Vec<(usize, usize)> = ActTiles::new(&tiled, &scales, cols, k.tile())
-                    .tiles()
-                    .map(|tile| (tile.first, tile.scales.len()))
-                    .collect();
-                for (first, size) in tiles {
-                    for t in 0..size {
-                        pack_tile(&mut tiled[first * cols..][..size * cols], &rows_q[first + t], t, size);
-                    }
-                }
-                let x = ActTiles::new(&tiled, &scales, cols, k.tile());
+                let tokens = Tokens::pack(k, &all_q, &scales);
                 let mut got = vec![vec![0.0; rows]; n];
                 let mut outs: Vec<&mut [f32]> = got.iter_mut().map(Vec::as_mut_slice).collect();
-                k.gemm_i2s(&mut outs, w, &x, 1.7, &mut vec![0xff; 7]);
+                k.gemm_i2s(&mut outs, w, &tokens.tiles(), 1.7, &mut Lines::default());
                 for t in 0..n {
                     assert_bits(
                         &got[t],
@@ -300,6 +289,20 @@ fn ternary_matrix_products_equal_their_vector_products() {
                     );
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn pairs_agree_on_every_byte() {
+    let mut rng = Rng(12);
+    for k in others() {
+        for blocks in 1..9 {
+            let mut row: Vec<i8> = (0..blocks * i2s::BLOCK).map(|_| rng.below(256) as u8 as i8).collect();
+            let (mut expected, mut peaks, mut expected_peaks) = (row.clone(), Vec::new(), Vec::new());
+            let share = k.pair_up(&mut row, 5, &mut peaks);
+            assert_eq!(share, scalar().pair_up(&mut expected, 5, &mut expected_peaks), "{}", k.isa());
+            assert_eq!((row, peaks), (expected, expected_peaks), "{} {blocks} blocks", k.isa());
         }
     }
 }

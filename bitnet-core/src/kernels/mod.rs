@@ -9,11 +9,13 @@
 //! |---|---|
 //! | `isa.rs` | the names, and which table a CPU gets |
 //! | `tiles.rs` | how the activations of several tokens lie in memory for a matrix product |
+//! | `paired.rs` | what those activations are where one multiplication makes two products |
 //! | `values.rs` | how the values of past positions lie in memory for attention |
 //! | `scalar.rs` | the definition |
 //! | `self_test.rs` | every kernel executed on this CPU, for `bitnet doctor` |
 //! | `avx2.rs`, `avx512.rs`, `neon.rs` | the same functions for one instruction set |
 //! | `avx512f16.rs` | AVX-512 products of f16 values: the head and attention |
+//! | `avx512gemm.rs` | the AVX-512 product of a ternary matrix with many tokens |
 //! | `avx512vbmi.rs` | those of them that VBMI makes faster |
 #![expect(
     unsafe_code,
@@ -27,12 +29,15 @@ mod avx512;
 #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
 mod avx512f16;
 #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+mod avx512gemm;
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
 mod avx512vbmi;
 #[cfg(test)]
 mod battery;
 mod isa;
 #[cfg(all(feature = "cpu", target_arch = "aarch64"))]
 mod neon;
+pub mod paired;
 mod scalar;
 mod self_test;
 mod tiles;
@@ -41,13 +46,15 @@ pub mod values;
 use half::f16;
 
 pub use isa::Isa;
+use paired::Peak;
 pub use self_test::self_test;
-pub use tiles::{ActTiles, pack_tile};
+pub use tiles::{ActTiles, TileMut, Tokens};
 pub use values::Values;
 
 use crate::ops::rope::Pairing;
 use crate::ops::screen::{self, Precision, ShadowRow, ShadowVector};
 use crate::ops::softmax;
+use crate::pages::Lines;
 use crate::quant::act::ActScale;
 use crate::quant::columns::{Columns, LINE_ROWS, column_bytes};
 use crate::quant::i2s::{BLOCK, Ternary};
@@ -64,6 +71,10 @@ macro_rules! elementwise {
         $(#[target_feature(enable = $feature)])?
         fn quantize(q: &mut [i8], x: &[f32]) -> crate::quant::act::ActScale {
             crate::quant::act::quantize(q, x)
+        }
+        $(#[target_feature(enable = $feature)])?
+        fn pair_up(row: &mut [i8], t: usize, peaks: &mut Vec<crate::kernels::paired::Peak>) -> i32 {
+            crate::kernels::paired::pair_up(row, t, peaks)
         }
         $(#[target_feature(enable = $feature)])?
         fn softmax(scores: &mut [f32]) {
@@ -153,13 +164,16 @@ type PickedGemv = unsafe fn(&mut [f32], Ternary<'_>, &[u32], &[i8], ActScale, f3
 type PickedTri5 = unsafe fn(&mut [f32], Tri5<'_>, &[u32], &[i8], ActScale, f32);
 type PickedDots = unsafe fn(&mut [f64], &[u8], &[u32], &[i8]);
 type Bounds = unsafe fn(&mut [f64], &[f64], &[ShadowRow], &ShadowVector, Precision) -> f64;
-type Gemm = unsafe fn(&mut [&mut [f32]], Ternary<'_>, &ActTiles<'_>, f32, &mut Vec<u8>);
+type Gemm = unsafe fn(&mut [&mut [f32]], Ternary<'_>, &ActTiles<'_>, f32, &mut Lines<u8>);
 
 /// The kernels of one instruction set. Holding one is proof that this CPU has it.
 pub struct Kernels {
     isa: Isa,
     /// Tokens of a tile in [`ActTiles`].
     tile: usize,
+    /// Whether `gemm_i2s` multiplies pairs.
+    pairs: bool,
+    pair_up: unsafe fn(&mut [i8], usize, &mut Vec<Peak>) -> i32,
     rms_norm: unsafe fn(&mut [f32], &[f32], &[f32], f32),
     quantize: unsafe fn(&mut [i8], &[f32]) -> ActScale,
     softmax: unsafe fn(&mut [f32]),
@@ -236,6 +250,23 @@ impl Kernels {
     #[must_use]
     pub fn tile(&self) -> usize {
         self.tile
+    }
+
+    /// Whether [`Kernels::gemm_i2s`] multiplies pairs of values: see `paired.rs`.
+    #[must_use]
+    pub fn pairs(&self) -> bool {
+        self.pairs
+    }
+
+    /// Turns the values of token `t` of a tile to those of pairs; returns what a product of them is too large by.
+    ///
+    /// - `row`: `[cols]`, whole blocks; `peaks`: those of this token are added
+    ///
+    /// # Panics
+    /// If `row` is not whole blocks.
+    pub fn pair_up(&self, row: &mut [i8], t: usize, peaks: &mut Vec<Peak>) -> i32 {
+        assert!(row.len().is_multiple_of(BLOCK), "pair_up: {} values", row.len());
+        dispatch!(self.pair_up(row, t, peaks))
     }
 
     /// See [`crate::ops::rms_norm::rms_norm`].
@@ -393,11 +424,12 @@ impl Kernels {
         w: Ternary<'_>,
         x: &ActTiles<'_>,
         scale: f32,
-        panel: &mut Vec<u8>,
+        panel: &mut Lines<u8>,
     ) {
         assert_eq!(y.len(), x.n(), "gemm_i2s: y and x are of different numbers of tokens");
         assert!(y.iter().all(|y| y.len() == w.rows()), "gemm_i2s: an output is not {} rows long", w.rows());
         assert_eq!(x.cols(), w.cols(), "gemm_i2s: x has {} columns, w has {}", x.cols(), w.cols());
+        assert_eq!(x.paired(), self.pairs && x.n() > 1, "gemm_i2s: tokens packed for other kernels");
         dispatch!(self.gemm_i2s(y, w, x, scale, panel));
     }
 

@@ -16,6 +16,7 @@ use half::f16;
 
 use super::{ActTiles, Kernels, Values, elementwise, scalar, tiles::Tile};
 use crate::ops::screen::{self, ShadowVector};
+use crate::pages::Lines;
 use crate::quant::act::ActScale;
 use crate::quant::columns::{self, Columns};
 use crate::quant::i2s::{self, Ternary};
@@ -51,6 +52,8 @@ macro_rules! ternary_products {
         pub(in crate::kernels) static KERNELS: Kernels = Kernels {
             isa: crate::kernels::Isa::Neon,
             tile: $tile,
+            pairs: false,
+            pair_up,
             rms_norm,
             quantize,
             softmax,
@@ -200,8 +203,8 @@ macro_rules! ternary_products {
         /// every tile of tokens runs through it with a broadcast activation.
         #[trace_timing($gemm)]
         #[target_feature(enable = $feature)]
-        fn gemm_i2s(y: &mut [&mut [f32]], w: Ternary<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Vec<u8>) {
-            panel.resize(PANEL * w.cols(), 0);
+        fn gemm_i2s(y: &mut [&mut [f32]], w: Ternary<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Lines<u8>) {
+            panel.resize(PANEL * w.cols());
             for first in (0..w.rows()).step_by(PANEL) {
                 let n_rows = PANEL.min(w.rows() - first);
                 unpack_panel(panel, w.slice(first, n_rows));

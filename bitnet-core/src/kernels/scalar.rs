@@ -5,6 +5,7 @@ use half::f16;
 use super::{ActTiles, Kernels, Values, elementwise};
 use crate::ops::dot32::reduce_lanes;
 use crate::ops::screen::{self, ShadowVector};
+use crate::pages::Lines;
 use crate::quant::act::ActScale;
 use crate::quant::columns::{self, Columns};
 use crate::quant::i2s::{self, Ternary};
@@ -15,6 +16,8 @@ elementwise!();
 pub(super) const KERNELS: Kernels = Kernels {
     isa: super::Isa::Scalar,
     tile: 1,
+    pairs: false,
+    pair_up,
     rms_norm,
     quantize,
     softmax,
@@ -82,8 +85,8 @@ fn sum_columns(sums: &mut [i32], w: Columns<'_>, picked: &[u32], q: &[i8]) {
     }
 }
 
-fn gemm_i2s(y: &mut [&mut [f32]], w: Ternary<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Vec<u8>) {
-    panel.resize(w.cols(), 0);
+fn gemm_i2s(y: &mut [&mut [f32]], w: Ternary<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Lines<u8>) {
+    panel.resize(w.cols());
     for r in 0..w.rows() {
         i2s::unpack_codes(w.row(r), panel);
         for t in 0..x.n() {

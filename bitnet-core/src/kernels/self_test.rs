@@ -6,10 +6,11 @@
 use half::f16;
 
 use super::values::ROW;
-use super::{ActTiles, Isa, Kernels, Values, pack_tile};
+use super::{Isa, Kernels, Tokens, Values};
 use crate::error::{Error, Result};
 use crate::ops::rope::Pairing;
 use crate::ops::screen::{Precision, ShadowVector};
+use crate::pages::Lines;
 use crate::quant::act::ActScale;
 use crate::quant::columns::{Columns, LINE_ROWS, column_bytes};
 use crate::quant::i2s::{self, BLOCK, Ternary};
@@ -78,11 +79,10 @@ impl Bench {
         self.other_ternary(&what, w, (&q[..cols], scales[0]), &expected[..rows])?;
         self.columns(&what, w, (&q[..cols], scales[0]), &expected[..rows])?;
 
-        let tiled = tiled(&q, &scales, cols, k.tile());
         let mut y = vec![0.0; n * rows];
         let mut outs: Vec<&mut [f32]> = y.chunks_exact_mut(rows).collect();
-        let x = ActTiles::new(&tiled, &scales, cols, k.tile());
-        k.gemm_i2s(&mut outs, w, &x, SCALE, &mut Vec::new());
+        let tokens = Tokens::pack(k, &q, &scales);
+        k.gemm_i2s(&mut outs, w, &tokens.tiles(), SCALE, &mut Lines::default());
         self.same("gemm_i2s", &format!("{what}, {n} tokens"), &y, &expected)
     }
 
@@ -231,20 +231,6 @@ impl Bench {
         let isa = self.kernels.isa();
         Error::Invalid { what: format!("--isa {isa}"), reason: format!("self-test of {name} failed, {what}") }
     }
-}
-
-/// The rows of `q` in tiles.
-fn tiled(q: &[i8], scales: &[ActScale], cols: usize, tile: usize) -> Vec<i8> {
-    let mut tiled = vec![0; q.len()];
-    let tiles: Vec<(usize, usize)> =
-        ActTiles::new(q, scales, cols, tile).tiles().map(|tile| (tile.first, tile.scales.len())).collect();
-    for (first, n) in tiles {
-        let to = &mut tiled[first * cols..][..n * cols];
-        for (t, row) in q[first * cols..].chunks_exact(cols).take(n).enumerate() {
-            pack_tile(to, row, t, n);
-        }
-    }
-    tiled
 }
 
 /// SplitMix64: the same numbers on every machine.

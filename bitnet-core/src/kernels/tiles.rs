@@ -8,17 +8,43 @@
 //! ```
 //!
 //! so that a matrix kernel walks one pointer and broadcasts four bytes for each token. A tile of one token is the
-//! plain vector.
+//! plain vector. What the values are, where a kernel multiplies pairs of them, is in `paired.rs`.
 
+use super::Kernels;
+use super::paired::{self, Peak};
+use crate::pages::Lines;
 use crate::quant::act::ActScale;
 
-/// A view of quantized activations `[n, cols]` in tiles.
+/// Quantized activations `[n, cols]` in the tiles of one table of kernels.
+#[derive(Debug, Default)]
+pub struct Tokens {
+    cols: usize,
+    tile: usize,
+    paired: bool,
+    q: Lines<i8>,
+    scales: Vec<ActScale>,
+    /// Of each tile; as many as were ever needed.
+    peaks: Vec<Vec<Peak>>,
+}
+
+/// One tile to be written: `n` tokens from `first` on.
+#[derive(Debug)]
+pub struct TileMut<'a> {
+    q: &'a mut [i8],
+    scales: &'a mut [ActScale],
+    peaks: &'a mut Vec<Peak>,
+    paired: bool,
+}
+
+/// A view of [`Tokens`].
 #[derive(Debug, Clone, Copy)]
 pub struct ActTiles<'a> {
     q: &'a [i8],
     scales: &'a [ActScale],
+    peaks: &'a [Vec<Peak>],
     cols: usize,
     tile: usize,
+    paired: bool,
 }
 
 /// One tile: `n` tokens from `first` on.
@@ -28,22 +54,110 @@ pub struct Tile<'a> {
     pub first: usize,
     /// Packed values, `[cols / 4, n, 4]`.
     pub q: &'a [i8],
-    /// Scales of its tokens, `[n]`.
+    /// Scales of its tokens, `[n]`, with what is to be subtracted from their sums.
     pub scales: &'a [ActScale],
+    /// What the values leave out, in the order of the tokens.
+    pub peaks: &'a [Peak],
+}
+
+impl Tokens {
+    /// Room for `n` tokens of `cols` values, for `kernels`. What the values are is not said.
+    ///
+    /// # Panics
+    /// If `cols` is not a multiple of 4.
+    pub fn resize(&mut self, kernels: &Kernels, n: usize, cols: usize) {
+        assert!(cols.is_multiple_of(4), "tokens of {cols} values");
+        (self.cols, self.tile) = (cols, kernels.tile());
+        self.paired = kernels.pairs() && n > 1;
+        self.q.resize(n * cols);
+        self.scales.resize(n, ActScale { s: 1.0, sum: 0 });
+        let n_tiles = n.div_ceil(self.tile);
+        self.peaks.resize_with(n_tiles.max(self.peaks.len()), Vec::new);
+    }
+
+    /// The rows of `q`, `[n, cols]`, with their scales.
+    ///
+    /// # Panics
+    /// If `q` does not hold a row for each scale.
+    #[must_use]
+    pub fn pack(kernels: &Kernels, q: &[i8], scales: &[ActScale]) -> Tokens {
+        let cols = q.len() / scales.len().max(1);
+        assert_eq!(q.len(), scales.len() * cols, "activations [{}, {cols}]", scales.len());
+        let mut tokens = Tokens::default();
+        tokens.resize(kernels, scales.len(), cols);
+        let mut rows = q.chunks_exact(cols.max(1)).zip(scales);
+        let mut row = vec![0; cols];
+        for mut tile in tokens.parts() {
+            for (t, (q, a)) in rows.by_ref().take(tile.n()).enumerate() {
+                row.copy_from_slice(q);
+                tile.put(kernels, t, &mut row, *a);
+            }
+        }
+        tokens
+    }
+
+    /// The tiles, in order, to be written.
+    pub fn parts(&mut self) -> impl Iterator<Item = TileMut<'_>> {
+        let (cols, paired) = (self.cols, self.paired);
+        let (mut q, mut scales) = (&mut self.q[..], self.scales.as_mut_slice());
+        let sizes = sizes(scales.len(), self.tile);
+        sizes.zip(&mut self.peaks).map(move |(n, peaks)| {
+            peaks.clear();
+            let q = q.split_off_mut(..n * cols).expect("q has all tokens");
+            let scales = scales.split_off_mut(..n).expect("a scale for each token");
+            TileMut { q, scales, peaks, paired }
+        })
+    }
+
+    /// Number of tokens.
+    #[must_use]
+    pub fn n(&self) -> usize {
+        self.scales.len()
+    }
+
+    /// A view of them.
+    #[must_use]
+    pub fn tiles(&self) -> ActTiles<'_> {
+        ActTiles {
+            q: &self.q,
+            scales: &self.scales,
+            peaks: &self.peaks,
+            cols: self.cols,
+            tile: self.tile,
+            paired: self.paired,
+        }
+    }
+}
+
+impl TileMut<'_> {
+    /// Number of tokens.
+    #[must_use]
+    pub fn n(&self) -> usize {
+        self.scales.len()
+    }
+
+    /// Writes token `t` of this tile, after those before it. `row`, `[cols]`, is scratch afterwards.
+    ///
+    /// # Panics
+    /// If there is no token `t`, or the length disagrees.
+    pub fn put(&mut self, kernels: &Kernels, t: usize, row: &mut [i8], a: ActScale) {
+        let n = self.n();
+        assert!(self.q.len() == n * row.len() && t < n, "token {t} of a tile [{n}, {}]", row.len());
+        self.scales[t] = a;
+        if self.paired {
+            self.scales[t].sum = kernels.pair_up(row, t, self.peaks);
+        }
+        if n == 1 {
+            return self.q.copy_from_slice(row);
+        }
+        let (to, from) = (self.q.as_chunks_mut::<4>().0, row.as_chunks::<4>().0);
+        for (to, from) in to[t..].iter_mut().step_by(n).zip(from) {
+            *to = *from;
+        }
+    }
 }
 
 impl<'a> ActTiles<'a> {
-    /// A view of `q`, whose tiles were packed by [`pack_tile`].
-    ///
-    /// # Panics
-    /// If `q` does not hold one row of `cols` values for each scale, or `cols` is not a multiple of 4.
-    #[must_use]
-    pub fn new(q: &'a [i8], scales: &'a [ActScale], cols: usize, tile: usize) -> Self {
-        assert_eq!(q.len(), scales.len() * cols, "activations [{}, {cols}]", scales.len());
-        assert!(cols.is_multiple_of(4) && tile > 0, "activations of {cols} columns in tiles of {tile}");
-        ActTiles { q, scales, cols, tile }
-    }
-
     /// Number of tokens.
     #[must_use]
     pub fn n(&self) -> usize {
@@ -56,13 +170,20 @@ impl<'a> ActTiles<'a> {
         self.cols
     }
 
+    /// Whether the values are what a kernel reads that multiplies pairs.
+    #[must_use]
+    pub fn paired(&self) -> bool {
+        self.paired
+    }
+
     /// The plain vector of token `t`.
     ///
     /// # Panics
-    /// If a tile holds more than one token.
+    /// If it is not plain: a tile holds more than one token, or pairs.
     #[must_use]
     pub fn single(&self, t: usize) -> (&'a [i8], ActScale) {
-        assert!(self.tile == 1 || self.n() == 1, "activations are packed for several tokens");
+        let plain = !self.paired && (self.tile == 1 || self.n() == 1);
+        assert!(plain, "activations are packed for several tokens");
         (&self.q[t * self.cols..][..self.cols], self.scales[t])
     }
 
@@ -81,84 +202,78 @@ impl<'a> ActTiles<'a> {
         for (to, from) in row.as_chunks_mut::<4>().0.iter_mut().zip(from) {
             *to = *from;
         }
+        if self.paired {
+            paired::part(row, t, tile.peaks);
+        }
         tile.scales[t].s
     }
 
     /// The tiles, in order.
     pub fn tiles(self) -> impl Iterator<Item = Tile<'a>> {
-        let n_tiles = self.n().div_ceil(self.tile);
-        (0..n_tiles).map(move |i| {
-            let (first, end) = (bound(i, self.n(), n_tiles), bound(i + 1, self.n(), n_tiles));
-            Tile { first, q: &self.q[first * self.cols..end * self.cols], scales: &self.scales[first..end] }
+        let mut first = 0;
+        sizes(self.n(), self.tile).zip(self.peaks).map(move |(n, peaks)| {
+            let tile = Tile {
+                first,
+                q: &self.q[first * self.cols..][..n * self.cols],
+                scales: &self.scales[first..][..n],
+                peaks,
+            };
+            first += n;
+            tile
         })
     }
 }
 
-/// First token of tile `i` when `n` tokens are cut into `n_tiles`.
-fn bound(i: usize, n: usize, n_tiles: usize) -> usize {
-    i * n / n_tiles
-}
-
-/// Writes the vector of token `t` to its place in a tile of `n` tokens.
-///
-/// # Panics
-/// If `q` does not hold `n` rows, or `t` is not below `n`.
-pub fn pack_tile(q: &mut [i8], row: &[i8], t: usize, n: usize) {
-    assert!(q.len() == n * row.len() && t < n, "token {t} of a tile [{n}, {}]", row.len());
-    if n == 1 {
-        return q.copy_from_slice(row);
-    }
-    let (to, from) = (q.as_chunks_mut::<4>().0, row.as_chunks::<4>().0);
-    for (to, from) in to[t..].iter_mut().step_by(n).zip(from) {
-        *to = *from;
-    }
+/// Tokens of each tile, when `n` are cut into tiles of at most `tile`.
+fn sizes(n: usize, tile: usize) -> impl Iterator<Item = usize> {
+    let n_tiles = n.div_ceil(tile.max(1));
+    (0..n_tiles).map(move |i| (i + 1) * n / n_tiles - i * n / n_tiles)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::Isa;
 
     #[test]
     fn every_value_is_found_again() {
-        let (cols, tile) = (8, 3);
-        for n in 1..14 {
-            let mut q = vec![0_i8; n * cols];
-            let scales = vec![ActScale { s: 1.0, sum: 0 }; n];
-            let sizes: Vec<usize> =
-                ActTiles::new(&q, &scales, cols, tile).tiles().map(|t| t.scales.len()).collect();
-            let mut first = 0;
-            for size in sizes {
-                for t in 0..size {
-                    let row: Vec<i8> = (0..cols).map(|k| ((first + t) * cols + k) as i8).collect();
-                    pack_tile(&mut q[first * cols..][..size * cols], &row, t, size);
+        let cols = 256;
+        for kernels in Isa::available().into_iter().map(|isa| Kernels::for_isa(isa).unwrap()) {
+            for n in (1..14).chain([31]) {
+                let q: Vec<i8> = (0..n * cols).map(|i| (i * 37 + i / 91) as i8).collect();
+                let tokens = Tokens::pack(kernels, &q, &vec![ActScale { s: 2.0, sum: 0 }; n]);
+                let tiles = tokens.tiles();
+                assert_eq!((tiles.n(), tiles.cols(), tiles.paired()), (n, cols, kernels.pairs() && n > 1));
+                for (t, expected) in q.chunks_exact(cols).enumerate() {
+                    let mut row = vec![0; cols];
+                    assert_eq!(tiles.unpack(t, &mut row), 2.0);
+                    assert_eq!(row, expected, "{}: token {t} of {n}", kernels.isa());
                 }
-                first += size;
-            }
-            let mut seen = 0;
-            for tile in ActTiles::new(&q, &scales, cols, tile).tiles() {
-                let size = tile.scales.len();
-                assert!(size <= 3 && size > 0);
-                for (i, &v) in tile.q.iter().enumerate() {
-                    let (k, t) = (i / (4 * size) * 4 + i % 4, tile.first + i / 4 % size);
-                    assert_eq!(v, (t * cols + k) as i8);
-                    seen += 1;
+                if tiles.paired() {
+                    continue; // the values themselves: paired.rs
                 }
-            }
-            assert_eq!(seen, n * cols);
-            for t in 0..n {
-                let mut row = vec![0; cols];
-                ActTiles::new(&q, &scales, cols, tile).unpack(t, &mut row);
-                assert!(row.iter().enumerate().all(|(k, &v)| v == (t * cols + k) as i8), "token {t} of {n}");
+                for tile in tiles.tiles() {
+                    let size = tile.scales.len();
+                    assert!((1..=kernels.tile()).contains(&size) && tile.peaks.is_empty());
+                    for (i, &v) in tile.q.iter().enumerate() {
+                        let (k, t) = (i / (4 * size) * 4 + i % 4, tile.first + i / 4 % size);
+                        assert_eq!(v, q[t * cols + k], "{}: value {i} of a tile", kernels.isa());
+                    }
+                }
             }
         }
     }
 
     #[test]
     fn tiles_differ_by_at_most_one_token() {
-        let scales = vec![ActScale { s: 1.0, sum: 0 }; 128];
-        let q = vec![0; 128 * 4];
-        let sizes: Vec<usize> = ActTiles::new(&q, &scales, 4, 12).tiles().map(|t| t.scales.len()).collect();
-        assert_eq!(sizes.len(), 11);
-        assert!(sizes.iter().all(|&n| n == 11 || n == 12));
+        assert_eq!(sizes(0, 12).count(), 0);
+        for (n, tile) in [(1, 1), (128, 12), (128, 10), (7, 4), (512, 10)] {
+            let sizes: Vec<usize> = sizes(n, tile).collect();
+            assert_eq!(sizes.iter().sum::<usize>(), n);
+            assert!(
+                sizes.iter().all(|&size| size <= tile && size + 1 >= sizes[0]),
+                "{n} by {tile}: {sizes:?}"
+            );
+        }
     }
 }

@@ -3,9 +3,8 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::kernels::{ActTiles, Kernels, pack_tile};
+use crate::kernels::{ActTiles, Kernels, TileMut, Tokens};
 use crate::pages::Lines;
-use crate::quant::act::ActScale;
 use crate::quant::i2s::BLOCK;
 use crate::team::Team;
 use crate::trace::trace_timing;
@@ -28,41 +27,37 @@ pub struct Wants {
 pub struct Operand {
     n: usize,
     cols: usize,
-    tile: usize,
-    q: Lines<i8>,
-    scales: Vec<ActScale>,
+    tokens: Tokens,
     /// One scratch row for each tile of tokens.
     rows: Lines<i8>,
-    float: Vec<f32>,
-    rounded: Vec<f32>,
+    float: Lines<f32>,
+    rounded: Lines<f32>,
 }
 
 /// What one thread prepares: the tokens of one tile.
 struct Part<'a> {
     x: &'a [f32],
     float: &'a mut [f32],
-    q: &'a mut [i8],
     row: &'a mut [i8],
-    scales: &'a mut [ActScale],
+    tile: TileMut<'a>,
 }
 
 impl Operand {
     /// An operand for up to `n` vectors of up to `cols` activations, which then allocates nothing.
     #[must_use]
-    pub fn with_capacity(n: usize, cols: usize, tile: usize) -> Operand {
-        let mut operand = Operand { tile, ..Operand::default() };
-        operand.resize(n, cols);
+    pub fn with_capacity(kernels: &Kernels, n: usize, cols: usize) -> Operand {
+        let mut operand = Operand::default();
+        operand.resize(kernels, n, cols);
         operand
     }
 
-    fn resize(&mut self, n: usize, cols: usize) {
+    fn resize(&mut self, kernels: &Kernels, n: usize, cols: usize) {
         (self.n, self.cols) = (n, cols);
         let q_cols = cols.next_multiple_of(BLOCK);
-        self.q.resize(n * q_cols);
-        self.scales.resize(n, ActScale { s: 1.0, sum: 0 });
-        self.rows.resize(n.div_ceil(self.tile) * q_cols);
-        self.float.resize(n * cols, 0.0);
-        self.rounded.resize(n * cols, 0.0);
+        self.tokens.resize(kernels, n, q_cols);
+        self.rows.resize(n.div_ceil(kernels.tile()) * q_cols);
+        self.float.resize(n * cols);
+        self.rounded.resize(n * cols);
     }
 
     /// Takes `x`, `[n, cols]`, through an RMS norm if `norm` names one, and makes the forms that are wanted.
@@ -80,8 +75,8 @@ impl Operand {
         wants: Wants,
     ) {
         assert!(x.len().is_multiple_of(cols), "operand: {} values are not rows of {cols}", x.len());
-        self.resize(x.len() / cols, cols);
-        let prepare = |part: Part<'_>| {
+        self.resize(kernels, x.len() / cols, cols);
+        let prepare = |mut part: Part<'_>| {
             for (x, y) in part.x.chunks_exact(cols).zip(part.float.chunks_exact_mut(cols)) {
                 match norm {
                     Norm::Rms { weight, eps } => kernels.rms_norm(y, x, weight, eps),
@@ -89,20 +84,18 @@ impl Operand {
                 }
             }
             if wants.int8 {
-                let n = part.scales.len();
                 for (t, y) in part.float.chunks_exact(cols).enumerate() {
                     let (row, rest) = part.row.split_at_mut(cols);
-                    part.scales[t] = kernels.quantize(row, y);
+                    let a = kernels.quantize(row, y);
                     rest.fill(0);
-                    pack_tile(part.q, part.row, t, n);
+                    part.tile.put(kernels, t, part.row, a);
                 }
             }
         };
         if self.n == 1 {
-            let (float, q, row, scales) = (&mut self.float, &mut self.q, &mut self.rows, &mut self.scales);
-            prepare(Part { x, float, q, row, scales });
+            self.parts(x).for_each(prepare);
         } else {
-            team.each(self.parts(x), prepare);
+            team.each(self.parts(x).collect(), prepare);
         }
         if wants.rounded {
             for (y, x) in self.rounded.chunks_mut(ROUND).zip(self.float.chunks(ROUND)) {
@@ -114,22 +107,14 @@ impl Operand {
     }
 
     /// The tokens of each tile, with what is to be written for them.
-    fn parts<'a>(&'a mut self, x: &'a [f32]) -> Vec<Part<'a>> {
-        let sizes: Vec<usize> = self.tiles().tiles().map(|t| t.scales.len()).collect();
-        let q_cols = self.cols.next_multiple_of(BLOCK);
-        let (mut x, mut float) = (x, self.float.as_mut_slice());
-        let (mut q, mut rows, mut scales) = (&mut self.q[..], &mut self.rows[..], self.scales.as_mut_slice());
-        let mut parts = Vec::with_capacity(sizes.len());
-        for n in sizes {
-            parts.push(Part {
-                x: x.split_off(..n * self.cols).expect("x has n rows"),
-                float: float.split_off_mut(..n * self.cols).expect("float has n rows"),
-                q: q.split_off_mut(..n * q_cols).expect("q has n rows"),
-                row: rows.split_off_mut(..q_cols).expect("a row for each tile"),
-                scales: scales.split_off_mut(..n).expect("n scales"),
-            });
-        }
-        parts
+    fn parts<'a>(&'a mut self, x: &'a [f32]) -> impl Iterator<Item = Part<'a>> {
+        let (cols, q_cols) = (self.cols, self.cols.next_multiple_of(BLOCK));
+        let (mut x, mut float) = (x, &mut self.float[..]);
+        self.tokens.parts().zip(self.rows.chunks_exact_mut(q_cols)).map(move |(tile, row)| {
+            let n = tile.n() * cols;
+            let x = x.split_off(..n).expect("x has all vectors");
+            Part { x, float: float.split_off_mut(..n).expect("room for all vectors"), row, tile }
+        })
     }
 
     /// Number of vectors.
@@ -147,14 +132,17 @@ impl Operand {
     /// The int8 form, of vectors filled up to whole blocks.
     #[must_use]
     pub fn tiles(&self) -> ActTiles<'_> {
-        ActTiles::new(&self.q, &self.scales, self.cols.next_multiple_of(BLOCK), self.tile)
+        self.tokens.tiles()
     }
 
-    /// How many values of the int8 form, if it was made, are zero: their products need not be taken.
+    /// How many values of the int8 form of the only vector, if it was made, are zero: their products need not be taken.
+    ///
+    /// # Panics
+    /// If there are several vectors.
     #[must_use]
     pub fn n_zeros(&self) -> usize {
-        let filled = self.q.len() - self.n * self.cols;
-        self.q.iter().filter(|&&q| q == 0).count().saturating_sub(filled)
+        let (q, _) = self.tiles().single(0);
+        q[..self.cols].iter().filter(|&&q| q == 0).count()
     }
 
     /// Vector `t`, rounded to f16 and widened again.

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use super::{Format, Matrix, Packed, Scale};
 use crate::kernels::Kernels;
 use crate::model::operand::Operand;
+use crate::pages::Lines;
 use crate::quant::i2s::Ternary;
 use crate::quant::tri5::Tri5;
 use crate::team::{Piece, Share, Team};
@@ -109,7 +110,7 @@ fn multiply_unpacked(
     w: Tri5<'_>,
     x: &Operand,
     scale: f32,
-    panel: &mut Vec<u8>,
+    panel: &mut Lines<u8>,
 ) {
     UNPACKED.with_borrow_mut(|codes| {
         codes.resize(ROWS_TOGETHER * (w.cols() / 4), 0);
@@ -129,7 +130,7 @@ fn multiply_unpacked(
 thread_local! {
     static UNPACKED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     static ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-    static PANEL: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static PANEL: RefCell<Lines<u8>> = RefCell::new(Lines::default());
 }
 
 /// Runs `work`, which must not wait for other threads' work, with a row to expand weights to.

@@ -13,6 +13,7 @@
 use super::{Format, Matrix, Scale};
 use crate::kernels::Kernels;
 use crate::model::operand::Operand;
+use crate::pages::Lines;
 use crate::quant::act::ActScale;
 use crate::quant::i2s::Ternary;
 
@@ -32,7 +33,7 @@ impl Matrix {
                         let (q, a) = x.tiles().single(0);
                         kernels.gemv_i2s(y, w, q, a, 1.0); // a product with 1 rounds nothing
                     }
-                    _ => kernels.gemm_i2s(y, w, &x.tiles(), 1.0, &mut Vec::new()),
+                    _ => kernels.gemm_i2s(y, w, &x.tiles(), 1.0, &mut Lines::default()),
                 }
                 for y in y {
                     for (y, scale) in y.iter_mut().zip(scales) {
@@ -141,7 +142,7 @@ mod tests {
                 for n in [1, 3, TOKENS] {
                     let mut got = Vec::new();
                     for x in x.chunks(n * cols) {
-                        let mut operand = Operand::with_capacity(TOKENS, cols, kernels.tile());
+                        let mut operand = Operand::with_capacity(kernels, TOKENS, cols);
                         let wants = Wants { int8: true, ..Wants::default() };
                         operand.load(&team, kernels, x, Norm::None, cols, wants);
                         let mut y = vec![f32::NAN; x.len() / cols * ROWS];

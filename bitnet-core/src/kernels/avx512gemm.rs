@@ -1,0 +1,251 @@
+//! AVX-512 with VNNI: a ternary matrix times many tokens, two products for one multiplication (see `paired.rs`).
+//!
+//! A Zen 4 core starts two operations of 64 bytes a cycle, one of them a multiplication. Plainly multiplied, the other
+//! one idles: 64 products a cycle. Of pairs alone, 128 products take a multiplication and two additions: 85 a cycle.
+//! Eleven pairs and ten plain groups to a block take 21 multiplications and 22 additions for 32 groups: 95 a cycle.
+#![expect(unsafe_code, reason = "loads and stores through pointers taken from slices of checked length")]
+
+use std::arch::x86_64::*;
+
+use super::ActTiles;
+use super::avx512::{gemv_i2s, load_512, prefetch};
+use super::paired::{GROUP, GROUPS, Peak, STEP};
+use super::tiles::Tile;
+use crate::pages::Lines;
+use crate::quant::act::ActScale;
+use crate::quant::i2s::{self, Ternary};
+use crate::trace::trace_timing;
+
+/// Tokens of a tile: 20 accumulators, and the rest for weights, activations and the sums of both.
+pub(super) const TILE: usize = 10;
+/// Rows of a panel: two registers of 16 i32 sums.
+const PANEL: usize = 32;
+/// How far ahead of a load a panel's next bytes are asked for.
+const AHEAD: usize = 1024;
+/// A group of each row.
+type Codes = [u8; GROUP * PANEL];
+
+/// A panel of rows is unpacked once so that a register holds a group of each of 16 rows; then every tile of tokens
+/// runs through it with a broadcast activation, and no sum is ever horizontal.
+#[trace_timing(avx512_gemm_i2s)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+pub(super) fn gemm_i2s(
+    y: &mut [&mut [f32]],
+    w: Ternary<'_>,
+    x: &ActTiles<'_>,
+    scale: f32,
+    panel: &mut Lines<u8>,
+) {
+    if let [y] = y {
+        let (q, a) = x.single(0); // one token is not paired
+        return gemv_i2s(y, w, q, a, scale);
+    }
+    panel.resize(PANEL * w.cols());
+    for first in (0..w.rows()).step_by(PANEL) {
+        let rows = w.slice(first, PANEL.min(w.rows() - first));
+        let (codes, _) = panel.as_chunks_mut();
+        let share = fill_panel(codes, rows);
+        let next = w.bytes()[first * w.row_bytes()..].get(PANEL * w.row_bytes()..).unwrap_or(&[]);
+        let next = &next[..next.len().min(PANEL * w.row_bytes())];
+        let mut ahead = next.chunks(next.len().div_ceil(x.n().div_ceil(TILE)).max(1));
+        for tile in x.tiles() {
+            for line in ahead.next().unwrap_or(&[]).chunks(64) {
+                prefetch(line.as_ptr());
+            }
+            let y = Rows { y: &mut y[tile.first..][..tile.scales.len()], first, n: rows.rows(), share };
+            match tile.scales.len() {
+                10 => gemm_tile::<10>(y, codes, tile, scale),
+                9 => gemm_tile::<9>(y, codes, tile, scale),
+                8 => gemm_tile::<8>(y, codes, tile, scale),
+                7 => gemm_tile::<7>(y, codes, tile, scale),
+                6 => gemm_tile::<6>(y, codes, tile, scale),
+                5 => gemm_tile::<5>(y, codes, tile, scale),
+                4 => gemm_tile::<4>(y, codes, tile, scale),
+                3 => gemm_tile::<3>(y, codes, tile, scale),
+                2 => gemm_tile::<2>(y, codes, tile, scale),
+                n => unreachable!("a tile of {n} tokens"),
+            }
+        }
+    }
+}
+
+/// Where a panel's results for a tile go: rows `first..first + n` of each token.
+struct Rows<'a, 'b> {
+    y: &'a mut [&'b mut [f32]],
+    first: usize,
+    n: usize,
+    /// What the sums of each row are too large by.
+    share: [__m512i; 2],
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn gemm_tile<const T: usize>(mut y: Rows<'_, '_>, panel: &[Codes], tile: Tile<'_>, scale: f32) {
+    let mut acc = [[_mm512_setzero_si512(); 2]; T];
+    let (groups, _) = tile.q.as_chunks::<GROUP>();
+    for (panel, q) in panel.chunks_exact(GROUPS).zip(groups.chunks_exact(GROUPS * T)) {
+        for (codes, q) in panel.chunks(STEP).zip(q.chunks(STEP * T)) {
+            for line in (0..STEP * size_of::<Codes>()).step_by(64) {
+                prefetch_near(codes.as_ptr().cast::<u8>().wrapping_add(AHEAD + line));
+            }
+            let (pair, q2) = ([halves(&codes[0]), halves(&codes[1])], &q[..2 * T]);
+            for t in 0..T {
+                let (first, second) = (broadcast(q2[t]), broadcast(q2[T + t]));
+                for h in 0..2 {
+                    let (u, s) = (_mm512_add_epi8(first, pair[1][h]), _mm512_add_epi8(second, pair[0][h]));
+                    acc[t][h] = _mm512_dpbusd_epi32(acc[t][h], u, s);
+                }
+            }
+            if codes.len() == STEP {
+                let (plain, q) = (halves(&codes[2]), &q[2 * T..3 * T]);
+                for t in 0..T {
+                    let q = broadcast(q[t]);
+                    acc[t][0] = _mm512_dpbusd_epi32(acc[t][0], plain[0], q);
+                    acc[t][1] = _mm512_dpbusd_epi32(acc[t][1], plain[1], q);
+                }
+            }
+        }
+    }
+    let mut peaks = tile.peaks;
+    for t in 0..T {
+        let n = peaks.iter().take_while(|peak| peak.token as usize == t).count();
+        let sums = add_peaks(acc[t], panel, peaks.split_off(..n).expect("as many were counted"));
+        store(&mut y, t, sums, tile.scales[t], scale);
+    }
+}
+
+/// The results of token `t`, less what the sums are too large by.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn store(y: &mut Rows<'_, '_>, t: usize, sums: [__m512i; 2], a: ActScale, scale: f32) {
+    for (h, sum) in sums.into_iter().enumerate() {
+        let n = y.n.saturating_sub(16 * h).min(16);
+        let dot = _mm512_sub_epi32(_mm512_sub_epi32(sum, y.share[h]), _mm512_set1_epi32(a.sum));
+        let out =
+            _mm512_mul_ps(_mm512_div_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(a.s)), _mm512_set1_ps(scale));
+        if n > 0 {
+            let y = &mut y.y[t][y.first + 16 * h..][..n];
+            // SAFETY: the mask writes the first `n` values, the length of `y`.
+            unsafe { _mm512_mask_storeu_ps(y.as_mut_ptr(), 0xffff >> (16 - n), out) };
+        }
+    }
+}
+
+/// Asks for the line at `address`, which may be past the end, into the first-level cache.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn prefetch_near(address: *const u8) {
+    #[allow(unused_unsafe, reason = "newer compilers know that a prefetch is safe")]
+    // SAFETY: a prefetch reads nothing the program can see and cannot fault, wherever it points.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+}
+
+/// What a token's values left out.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn add_peaks(mut sums: [__m512i; 2], panel: &[Codes], peaks: &[Peak]) -> [__m512i; 2] {
+    for peak in peaks {
+        let (codes, units) = (halves(&panel[peak.group as usize]), broadcast(peak.units));
+        for h in 0..2 {
+            sums[h] = _mm512_dpbusd_epi32(sums[h], codes[h], units);
+        }
+    }
+    sums
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn halves(codes: &Codes) -> [__m512i; 2] {
+    [load_512(&codes[..64]), load_512(&codes[64..])]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn broadcast(q: [i8; GROUP]) -> __m512i {
+    _mm512_set1_epi32(i32::from_le_bytes(q.map(i8::cast_unsigned)))
+}
+
+/// Unpacks up to 32 rows, a group of each together; rows past the last repeat it. Returns each row's share: of the
+/// pairs, `w1 w2 + 128 w1`, that is `(c2 + 127) (c1 - 1)`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn fill_panel(panel: &mut [Codes], w: Ternary<'_>) -> [__m512i; 2] {
+    let last = w.rows() - 1;
+    let two_bits = _mm512_set1_epi8(3);
+    let mut share = [_mm512_setzero_si512(); 2];
+    for (b, panel) in panel.chunks_exact_mut(GROUPS).enumerate() {
+        for h in 0..2 {
+            // Row r and row r + 8 of this half as the halves of one register.
+            let mut rows = [_mm512_setzero_si512(); 8];
+            for (r, pair) in rows.iter_mut().enumerate() {
+                let row = |r: usize| &w.row((16 * h + r).min(last))[i2s::BLOCK_BYTES * b..];
+                *pair = load_two(row(r), row(r + 8));
+            }
+            // Register d holds, for each of 16 rows, bytes 4d..4d+4 of the block: groups d, 8 + d, 16 + d and 24 + d.
+            let packed = transpose_8x8(rows);
+            let mut unpack = |g: usize| {
+                let shift = _mm_cvtsi32_si128(6 - 2 * (g / 8) as i32);
+                let codes = _mm512_and_si512(_mm512_srl_epi16(packed[g % 8], shift), two_bits);
+                let out = &mut panel[g][64 * h..][..64];
+                // SAFETY: 64 writable bytes; this store accepts any alignment.
+                unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), codes) };
+                codes
+            };
+            for g in (0..GROUPS).step_by(STEP) {
+                let s = _mm512_sub_epi8(unpack(g), _mm512_set1_epi8(1));
+                let u = _mm512_add_epi8(unpack(g + 1), _mm512_set1_epi8(127));
+                share[h] = _mm512_dpbusd_epi32(share[h], u, s);
+                if g + 2 < GROUPS {
+                    unpack(g + 2);
+                }
+            }
+        }
+    }
+    share
+}
+
+/// Two runs of 32 bytes as the halves of one register.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn load_two(low: &[u8], high: &[u8]) -> __m512i {
+    let low: &[u8; 32] = low.first_chunk().expect("32 bytes are left");
+    let high: &[u8; 32] = high.first_chunk().expect("32 bytes are left");
+    // SAFETY: 32 readable bytes by type; this load accepts any alignment.
+    let low = unsafe { _mm256_loadu_si256(low.as_ptr().cast()) };
+    // SAFETY: as above.
+    let high = unsafe { _mm256_loadu_si256(high.as_ptr().cast()) };
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+}
+
+/// Transposes the 8 x 8 matrix of i32 in the lower halves, and the one in the upper halves.
+///
+/// Result `d` holds value `d` of rows 0..8 in its lower half.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn transpose_8x8(r: [__m512i; 8]) -> [__m512i; 8] {
+    // Pairs of rows: [a0 b0 a1 b1 | ...] and [a2 b2 a3 b3 | ...] in each 128-bit lane.
+    let lo = |i: usize| _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    let hi = |i: usize| _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    let (ab, cd, ef, gh) = ([lo(0), hi(0)], [lo(2), hi(2)], [lo(4), hi(4)], [lo(6), hi(6)]);
+    // Four rows: value k of a, b, c, d in lane 0, value k + 4 in lane 1 (and so on in the upper half).
+    let four = |x: [__m512i; 2], y: [__m512i; 2]| {
+        [
+            _mm512_unpacklo_epi64(x[0], y[0]),
+            _mm512_unpackhi_epi64(x[0], y[0]),
+            _mm512_unpacklo_epi64(x[1], y[1]),
+            _mm512_unpackhi_epi64(x[1], y[1]),
+        ]
+    };
+    let (abcd, efgh) = (four(ab, cd), four(ef, gh));
+    // Lanes 0 and 2 of both for values 0..4, lanes 1 and 3 for values 4..8.
+    let even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
+    let odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+    let mut out = [_mm512_setzero_si512(); 8];
+    for d in 0..4 {
+        out[d] = _mm512_permutex2var_epi64(abcd[d], even, efgh[d]);
+        out[d + 4] = _mm512_permutex2var_epi64(abcd[d], odd, efgh[d]);
+    }
+    out
+}
