@@ -1,5 +1,7 @@
 //! Attention of new positions over all that came before.
 
+use std::cell::RefCell;
+
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
@@ -7,8 +9,14 @@ use crate::kernels::Kernels;
 use crate::kv_cache::KvCache;
 use crate::model::Config;
 use crate::ops::softmax::PAD;
+use crate::pages::Lines;
 use crate::team::{Share, Team};
 use crate::trace::trace_timing;
+
+thread_local! {
+    /// Scratch that a thread keeps, for one position of many.
+    static SCORES: RefCell<Lines<f32>> = RefCell::new(Lines::default());
+}
 
 /// Everything attention reads: the queries of `n` consecutive positions and the cache that holds their keys.
 #[derive(Debug, Clone, Copy)]
@@ -44,28 +52,37 @@ impl Attention<'_> {
             // Later positions cost more: single positions, so that no thread is left with all of them.
             let tokens = out.chunks_exact_mut(width).enumerate().collect();
             team.each(tokens, |(t, out): (usize, &mut [f32])| {
-                let n_pad = (self.pos + t + 1).next_multiple_of(PAD);
-                self.heads(t, 0, out, &mut vec![0.0; self.config.n_head * n_pad]);
+                let n = self.group() * (self.pos + t + 1).next_multiple_of(PAD);
+                SCORES.with_borrow_mut(|scores| {
+                    scores.resize(n);
+                    self.heads(t, 0, out, scores);
+                });
             });
         }
     }
 
+    /// Heads that share their keys and values.
+    fn group(&self) -> usize {
+        self.config.n_head / self.config.n_head_kv
+    }
+
     /// Some heads of new position `t`: those whose output begins at value `first`.
     ///
-    /// Heads that share their keys and values go together, so that each is read once for all of them.
+    /// Heads that share their keys and values go together, so that each is read once for all of them; then the next
+    /// ones, whose `scores` take the place of those.
     fn heads(&self, t: usize, first: usize, out: &mut [f32], scores: &mut [f32]) {
-        let Config { head_dim, n_head, n_head_kv, .. } = *self.config;
+        let Config { head_dim, n_head, .. } = *self.config;
         let n_pos = self.pos + t + 1;
         let n_pad = n_pos.next_multiple_of(PAD);
         let scale = 1.0 / (head_dim as f32).sqrt();
         let queries = &self.q[t * n_head * head_dim..][..n_head * head_dim];
-        let group = n_head / n_head_kv;
+        let group = self.group();
         let mut head = first / head_dim;
-        let (mut out, mut scores) = (out, scores);
+        let mut out = out;
         while !out.is_empty() {
             let n = (group - head % group).min(out.len() / head_dim);
             let (now, later) = out.split_at_mut(n * head_dim);
-            let (p, rest) = scores.split_at_mut(n * n_pad);
+            let p = &mut scores[..n * n_pad];
             let q = &queries[head * head_dim..][..n * head_dim];
 
             let keys = self.cache.keys(self.layer, head / group, n_pos);
@@ -77,7 +94,7 @@ impl Attention<'_> {
             let values = self.cache.values(self.layer, head / group, n_pos);
             self.kernels.attn_mix(now, values, p); //                           [n, head_dim]
 
-            (out, scores, head) = (later, rest, head + n);
+            (out, head) = (later, head + n);
         }
     }
 }
