@@ -18,13 +18,13 @@ pub fn rms_norm(y: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
 
 /// `f32(sum / n)`, where `sum` adds the squares, each rounded to f32, in f64 and in index order.
 ///
-/// Adding in index order is one long chain of dependent additions. Eight independent chains give a sum that may
+/// Adding in index order is one long chain of dependent additions. Independent chains give a sum that may
 /// differ from it, but both lie within `n * 2^-53` (relative) of the true sum of these non-negative numbers, so
 /// they lie within twice that of each other. When every value in that interval rounds to the same f32 mean, that
 /// mean is the canonical one; else (about once in 10^5 vectors of 2 560) the chain is walked after all.
 #[inline(always)]
 fn mean_square(x: &[f32]) -> f32 {
-    const LANES: usize = 8;
+    const LANES: usize = 32; // chains enough to wait for none of them
     let mut lanes = [0.0_f64; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
