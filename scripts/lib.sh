@@ -32,7 +32,7 @@ build() {
         features=(--features instrument)
     fi
     say "building the $1 variant in target-$1"
-    (cd "$ROOT" && cargo build --quiet --locked --release -p bitnet-cli "${features[@]}" --target-dir "target-$1") \
+    (cd "$ROOT" && cargo build --quiet --locked --release --bin bitnet "${features[@]}" --target-dir "target-$1") \
         || die "the $1 variant does not build"
 }
 

@@ -65,7 +65,7 @@ build_tree() {
     flags=$(printf '%s\x1f%s' "--remap-path-prefix=$tree=/bitnet" \
         "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo")
     (cd "$tree" && env -u RUSTFLAGS CARGO_ENCODED_RUSTFLAGS="$flags" CARGO_INCREMENTAL=0 \
-        cargo build --quiet --locked --release -p bitnet-cli --target-dir "$target" 2>"$work/$name.log") \
+        cargo build --quiet --locked --release --bin bitnet --target-dir "$target" 2>"$work/$name.log") \
         || die "the $name tree does not build: $(grep -m 3 '^error' "$work/$name.log" | tr '\n' ' ')(see $work/$name.log)"
     cp "$target/release/bitnet" "$work/$name"
 }
