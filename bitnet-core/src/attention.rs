@@ -38,7 +38,7 @@ pub struct Attention<'a> {
 impl Attention<'_> {
     /// `out = softmax(q k / sqrt(head_dim)) v` for every new position: `[n, n_head * head_dim]`.
     ///
-    /// `scores` is scratch for one position: `[n_head, n_ctx padded to 32]`.
+    /// `scores` is scratch for a single position: `[n_head, n_ctx padded to 32]`. Of several, each has its thread's own.
     #[trace_timing(attend, layer = self.layer, pos = self.pos)]
     pub fn run(&self, team: &Team, out: &mut [f32], scores: &mut [f32]) {
         let width = self.config.n_embd_attn();

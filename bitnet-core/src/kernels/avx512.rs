@@ -199,14 +199,27 @@ pub(super) fn rescale(dots: __m128i, a: ActScale, scale: f32) -> [f32; ROWS] {
     bytemuck::cast(_mm_mul_ps(_mm_div_ps(dots, _mm_set1_ps(a.s)), _mm_set1_ps(scale)))
 }
 
-/// Asks for the cache line at an address that need not be one of ours.
+/// Asks for the cache line at an address that need not be one of ours, into the second-level cache.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 pub(super) fn prefetch(address: *const u8) {
+    ask_for::<_MM_HINT_T1>(address);
+}
+
+/// As [`prefetch`], into the first-level cache.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+pub(super) fn prefetch_near(address: *const u8) {
+    ask_for::<_MM_HINT_T0>(address);
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn ask_for<const HINT: i32>(address: *const u8) {
     #[allow(unused_unsafe, reason = "newer compilers know that a prefetch is safe")]
     // SAFETY: a prefetch reads nothing the program can see and cannot fault, wherever it points.
     unsafe {
-        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+        _mm_prefetch::<HINT>(address.cast());
     }
 }
 

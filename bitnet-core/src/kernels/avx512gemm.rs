@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::ActTiles;
-use super::avx512::{gemv_i2s, load_512, prefetch};
+use super::avx512::{gemv_i2s, load_512, prefetch, prefetch_near};
 use super::paired::{GROUP, GROUPS, Peak, STEP};
 use super::tiles::Tile;
 use crate::pages::Lines;
@@ -128,17 +128,6 @@ fn store(y: &mut Rows<'_, '_>, t: usize, sums: [__m512i; 2], a: ActScale, scale:
             // SAFETY: the mask writes the first `n` values, the length of `y`.
             unsafe { _mm512_mask_storeu_ps(y.as_mut_ptr(), 0xffff >> (16 - n), out) };
         }
-    }
-}
-
-/// Asks for the line at `address`, which may be past the end, into the first-level cache.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn prefetch_near(address: *const u8) {
-    #[allow(unused_unsafe, reason = "newer compilers know that a prefetch is safe")]
-    // SAFETY: a prefetch reads nothing the program can see and cannot fault, wherever it points.
-    unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
 }
 

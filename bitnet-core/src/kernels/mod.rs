@@ -16,7 +16,7 @@
 //! | `avx2.rs`, `avx512.rs`, `neon.rs` | the same functions for one instruction set |
 //! | `avx512f16.rs` | AVX-512 products of f16 values: the head and attention |
 //! | `avx512gemm.rs` | the AVX-512 product of a ternary matrix with many tokens |
-//! | `avx512vbmi.rs` | those of them that VBMI makes faster |
+//! | `avx512vbmi.rs` | what VBMI makes faster of AVX-512: products of five weights to a byte |
 #![expect(
     unsafe_code,
     reason = "calls functions compiled for an instruction set that `for_isa` found present"

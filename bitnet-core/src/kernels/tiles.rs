@@ -14,6 +14,7 @@ use super::Kernels;
 use super::paired::{self, Peak};
 use crate::pages::Lines;
 use crate::quant::act::ActScale;
+use crate::quant::i2s::BLOCK;
 
 /// Quantized activations `[n, cols]` in the tiles of one table of kernels.
 #[derive(Debug, Default)]
@@ -27,7 +28,7 @@ pub struct Tokens {
     peaks: Vec<Vec<Peak>>,
 }
 
-/// One tile to be written: `n` tokens from `first` on.
+/// One tile, to be written token by token.
 #[derive(Debug)]
 pub struct TileMut<'a> {
     q: &'a mut [i8],
@@ -64,9 +65,9 @@ impl Tokens {
     /// Room for `n` tokens of `cols` values, for `kernels`. What the values are is not said.
     ///
     /// # Panics
-    /// If `cols` is not a multiple of 4.
+    /// If `cols` is not whole blocks.
     pub fn resize(&mut self, kernels: &Kernels, n: usize, cols: usize) {
-        assert!(cols.is_multiple_of(4), "tokens of {cols} values");
+        assert!(cols.is_multiple_of(BLOCK), "tokens of {cols} values");
         (self.cols, self.tile) = (cols, kernels.tile());
         self.paired = kernels.pairs() && n > 1;
         self.q.resize(n * cols);
@@ -78,7 +79,7 @@ impl Tokens {
     /// The rows of `q`, `[n, cols]`, with their scales.
     ///
     /// # Panics
-    /// If `q` does not hold a row for each scale.
+    /// If `q` does not hold a row of whole blocks for each scale.
     #[must_use]
     pub fn pack(kernels: &Kernels, q: &[i8], scales: &[ActScale]) -> Tokens {
         let cols = q.len() / scales.len().max(1);

@@ -43,7 +43,7 @@ struct Part<'a> {
 }
 
 impl Operand {
-    /// An operand for up to `n` vectors of up to `cols` activations, which then allocates nothing.
+    /// An operand with room for `n` vectors of `cols` activations: up to as wide, a single one then allocates nothing.
     #[must_use]
     pub fn with_capacity(kernels: &Kernels, n: usize, cols: usize) -> Operand {
         let mut operand = Operand::default();
