@@ -2,9 +2,6 @@
 
 use std::cell::RefCell;
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
-
 use crate::kernels::Kernels;
 use crate::kv_cache::KvCache;
 use crate::model::Config;
@@ -90,22 +87,11 @@ impl Attention<'_> {
             for p in p.chunks_exact_mut(n_pad) {
                 self.kernels.softmax(p);
             }
-            round_to_f16(p);
+            self.kernels.round_to_f16(p);
             let values = self.cache.values(self.layer, head / group, n_pos);
             self.kernels.attn_mix(now, values, p); //                           [n, head_dim]
 
             (out, head) = (later, head + n);
         }
-    }
-}
-
-/// Rounds every value to the nearest f16, ties to even.
-pub fn round_to_f16(x: &mut [f32]) {
-    const RUN: usize = 64;
-    let mut half = [f16::ZERO; RUN];
-    for x in x.chunks_mut(RUN) {
-        let half = &mut half[..x.len()];
-        half.convert_from_f32_slice(x);
-        half.convert_to_f32_slice(x);
     }
 }

@@ -4,7 +4,7 @@
 //! bits of a position do not depend on `n`.
 
 use crate::TokenId;
-use crate::attention::{Attention, round_to_f16};
+use crate::attention::Attention;
 use crate::kernels::Kernels;
 use crate::kv_cache::KvCache;
 use crate::model::config::Config;
@@ -210,7 +210,7 @@ fn rotate_and_round(team: &Team, kernels: &Kernels, x: &mut [f32], cos: &[f32], 
             for head in x.chunks_exact_mut(c.head_dim) {
                 kernels.rotate(head, &cos[t * half..][..half], &sin[t * half..][..half], c.rope.pairing);
             }
-            round_to_f16(x);
+            kernels.round_to_f16(x);
         }
     });
 }

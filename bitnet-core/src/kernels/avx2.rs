@@ -30,6 +30,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     rms_norm,
     quantize,
     softmax,
+    round_to_f16,
     relu2_mul,
     silu_mul,
     add,

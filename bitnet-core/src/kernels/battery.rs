@@ -430,6 +430,7 @@ fn plain_loops_agree_at_every_length() {
                 let h = y.len() / 2;
                 k.rotate(y, &z[..h], &x[..h], Pairing::Adjacent);
             });
+            check("round_to_f16", &|k, y| k.round_to_f16(y));
             if n % 32 == 0 {
                 check("softmax", &|k, y| k.softmax(y));
             }
@@ -458,15 +459,19 @@ fn quantization_agrees_on_ties_and_on_what_is_not_a_number() {
 }
 
 #[test]
-fn silu_and_softmax_agree_across_the_whole_range() {
+fn plain_loops_agree_across_the_whole_range() {
     let mut rng = Rng(8);
     for k in others() {
-        for size in [1e-3, 1.0, 30.0, 100.0, 1000.0, 1e30] {
+        for size in [1e-6, 1e-3, 1.0, 30.0, 100.0, 1000.0, 1e5, 1e30] {
             let x = rng.floats(4096, size);
             let (mut got, mut expected) = (x.clone(), x.clone());
             k.silu_mul(&mut got, &vec![1.0; 4096]);
             scalar().silu_mul(&mut expected, &vec![1.0; 4096]);
             assert_bits(&got, &expected, format_args!("{} silu to {size}", k.isa()));
+            let (mut got, mut expected) = (x.clone(), x.clone());
+            k.round_to_f16(&mut got);
+            scalar().round_to_f16(&mut expected);
+            assert_bits(&got, &expected, format_args!("{} rounding to {size}", k.isa()));
             let (mut got, mut expected) = (x.clone(), x);
             k.softmax(&mut got);
             scalar().softmax(&mut expected);

@@ -81,6 +81,10 @@ macro_rules! elementwise {
             crate::ops::softmax::softmax(scores);
         }
         $(#[target_feature(enable = $feature)])?
+        fn round_to_f16(x: &mut [f32]) {
+            crate::ops::round::round_to_f16(x);
+        }
+        $(#[target_feature(enable = $feature)])?
         fn relu2_mul(gate: &mut [f32], up: &[f32]) {
             crate::ops::activation::relu2_mul(gate, up);
         }
@@ -177,6 +181,7 @@ pub struct Kernels {
     rms_norm: unsafe fn(&mut [f32], &[f32], &[f32], f32),
     quantize: unsafe fn(&mut [i8], &[f32]) -> ActScale,
     softmax: unsafe fn(&mut [f32]),
+    round_to_f16: unsafe fn(&mut [f32]),
     relu2_mul: unsafe fn(&mut [f32], &[f32]),
     silu_mul: unsafe fn(&mut [f32], &[f32]),
     add: unsafe fn(&mut [f32], &[f32]),
@@ -282,6 +287,11 @@ impl Kernels {
     /// See [`crate::ops::softmax::softmax`].
     pub fn softmax(&self, scores: &mut [f32]) {
         dispatch!(self.softmax(scores));
+    }
+
+    /// See [`crate::ops::round::round_to_f16`].
+    pub fn round_to_f16(&self, x: &mut [f32]) {
+        dispatch!(self.round_to_f16(x));
     }
 
     /// See [`crate::ops::activation::relu2_mul`].

@@ -57,6 +57,7 @@ macro_rules! ternary_products {
             rms_norm,
             quantize,
             softmax,
+            round_to_f16,
             relu2_mul,
             silu_mul,
             add,

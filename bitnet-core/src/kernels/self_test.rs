@@ -166,6 +166,7 @@ impl Bench {
         on_x("add", &|k, y| k.add(y, &z))?;
         on_x("rotate", &|k, y| k.rotate(y, &z[..half], &x[..half], Pairing::Halves))?;
         on_x("rotate", &|k, y| k.rotate(y, &z[..half], &x[..half], Pairing::Adjacent))?;
+        on_x("round_to_f16", &|k, y| k.round_to_f16(y))?;
         if n.is_multiple_of(32) { on_x("softmax", &|k, y| k.softmax(y)) } else { Ok(()) }
     }
 

@@ -1,8 +1,5 @@
 //! Activations made ready for matrices: quantized once for each vector, and shared by all that read it.
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
-
 use crate::kernels::{ActTiles, Kernels, TileMut, Tokens};
 use crate::pages::Lines;
 use crate::quant::i2s::BLOCK;
@@ -98,11 +95,8 @@ impl Operand {
             team.each(self.parts(x).collect(), prepare);
         }
         if wants.rounded {
-            for (y, x) in self.rounded.chunks_mut(ROUND).zip(self.float.chunks(ROUND)) {
-                let mut half = [f16::ZERO; ROUND];
-                half[..x.len()].convert_from_f32_slice(x);
-                half[..x.len()].convert_to_f32_slice(y);
-            }
+            self.rounded.copy_from_slice(&self.float);
+            kernels.round_to_f16(&mut self.rounded);
         }
     }
 
@@ -157,9 +151,6 @@ impl Operand {
         &self.float[t * self.cols..][..self.cols]
     }
 }
-
-/// Values rounded to f16 at a time.
-const ROUND: usize = 64;
 
 /// What happens to a vector before it is quantized.
 #[derive(Debug, Clone, Copy)]

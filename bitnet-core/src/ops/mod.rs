@@ -9,5 +9,6 @@ pub mod dot32;
 pub mod exp;
 pub mod rms_norm;
 pub mod rope;
+pub mod round;
 pub mod screen;
 pub mod softmax;
