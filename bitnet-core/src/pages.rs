@@ -55,7 +55,7 @@ impl<T: Pod> DerefMut for Pages<T> {
 const LINE: usize = 64;
 
 /// Values from the start of a cache line on: a register as wide as a line then never loads from two.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Lines<T> {
     values: Vec<T>,
     /// Values before the first.
@@ -67,14 +67,16 @@ impl<T: Pod> Lines<T> {
     /// `n` zeros, in memory that comes from the system untouched; `None` if there is none.
     #[must_use]
     pub fn zeroed(n: usize) -> Option<Lines<T>> {
+        const { assert!(LINE.is_multiple_of(size_of::<T>()), "values that fill lines") };
         let room = n.checked_add(LINE / size_of::<T>())?;
         let values = bytemuck::allocation::try_zeroed_vec::<T>(room).ok()?;
         let skip = values.as_ptr().align_offset(LINE).min(LINE / size_of::<T>());
         Some(Lines { values, skip, n })
     }
 
-    /// Sets the number of values. What they are afterwards is not said, but for a first call: zeros.
+    /// Sets the number of values, which are unspecified afterwards; after a first call they are zeros.
     pub fn resize(&mut self, n: usize) {
+        const { assert!(LINE.is_multiple_of(size_of::<T>()), "values that fill lines") };
         self.n = n;
         let room = n + LINE / size_of::<T>();
         if self.values.len() < room {

@@ -82,7 +82,7 @@ pub(super) const ROWS: usize = 4;
 #[trace_timing(avx512_gemv_i2s)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 pub(super) fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
-    let q = Paired::new(q);
+    let q = Twofold::new(q);
     for (y, rows) in y.chunks_mut(ROWS).zip(w.bytes().chunks(ROWS * w.row_bytes())) {
         let mut lanes = [_mm512_setzero_si512(); ROWS];
         for (lanes, row) in lanes.iter_mut().zip(rows.chunks_exact(w.row_bytes())) {
@@ -98,7 +98,7 @@ pub(super) const PICKS_AHEAD: usize = 8;
 #[trace_timing(avx512_gemv_i2s_picked)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn gemv_i2s_picked(y: &mut [f32], w: Ternary<'_>, picked: &[u32], q: &[i8], a: ActScale, scale: f32) {
-    let q = Paired::new(q);
+    let q = Twofold::new(q);
     for (i, picks) in picked.chunks(ROWS).enumerate() {
         let mut lanes = [_mm512_setzero_si512(); ROWS];
         for (j, (lanes, &r)) in lanes.iter_mut().zip(picks).enumerate() {
@@ -116,21 +116,21 @@ fn gemv_i2s_picked(y: &mut [f32], w: Ternary<'_>, picked: &[u32], q: &[i8], a: A
 /// A register of 64 bytes holds two blocks of 128 weights: the lower half of each 2-bit group belongs to the first
 /// block, the upper half to the second. So the activations of two blocks are kept as group 0 of both, group 1 of both,
 /// and so on; zeros stand beside a last lone block.
-struct Paired(Lines<i8>);
+struct Twofold(Lines<i8>);
 
-/// Activations of a pair of blocks.
-const PAIR: usize = 2 * i2s::BLOCK;
+/// Activations of two blocks.
+const TWO_BLOCKS: usize = 2 * i2s::BLOCK;
 
 thread_local! {
-    /// Memory of a [`Paired`], which a thread keeps, so that a step allocates nothing.
-    static PAIRED: Cell<Lines<i8>> = Cell::default();
+    /// Memory of a [`Twofold`], which a thread keeps, so that a step allocates nothing.
+    static TWOFOLD: Cell<Lines<i8>> = Cell::default();
 }
 
-impl Paired {
-    fn new(q: &[i8]) -> Paired {
-        let mut lines = PAIRED.take();
-        lines.resize(q.len().next_multiple_of(PAIR));
-        for (out, q) in lines.as_chunks_mut::<PAIR>().0.iter_mut().zip(q.chunks(PAIR)) {
+impl Twofold {
+    fn new(q: &[i8]) -> Twofold {
+        let mut lines = TWOFOLD.take();
+        lines.resize(q.len().next_multiple_of(TWO_BLOCKS));
+        for (out, q) in lines.as_chunks_mut::<TWO_BLOCKS>().0.iter_mut().zip(q.chunks(TWO_BLOCKS)) {
             let (first, second) = q.split_at(i2s::BLOCK);
             for (k, out) in out.as_chunks_mut::<64>().0.iter_mut().enumerate() {
                 out[..32].copy_from_slice(&first[32 * k..][..32]);
@@ -140,23 +140,23 @@ impl Paired {
                 }
             }
         }
-        Paired(lines)
+        Twofold(lines)
     }
 }
 
-impl Drop for Paired {
+impl Drop for Twofold {
     fn drop(&mut self) {
-        PAIRED.set(std::mem::take(&mut self.0));
+        TWOFOLD.set(std::mem::take(&mut self.0));
     }
 }
 
 /// `sum(code * q)` of a packed row with codes 0 to 3, in 16 lanes, asking for as many bytes from `ahead` on the way.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn dot_row(row: &[u8], ahead: *const u8, q: &Paired) -> __m512i {
+fn dot_row(row: &[u8], ahead: *const u8, q: &Twofold) -> __m512i {
     let mut acc = [_mm512_setzero_si512(); 4];
     let (pairs, last) = row.as_chunks::<64>();
-    let q = q.0.as_chunks::<PAIR>().0;
+    let q = q.0.as_chunks::<TWO_BLOCKS>().0;
     for (i, (pair, q)) in pairs.iter().zip(q).enumerate() {
         prefetch(ahead.wrapping_add(64 * i));
         dot_codes(&mut acc, load_512(pair), q);
@@ -230,8 +230,8 @@ fn ask_for<const HINT: i32>(address: *const u8) {
 /// `4 * 192 * 128` for each 256 weights, which fits i32 up to 5 million columns.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn dot_codes(acc: &mut [__m512i; 4], w: __m512i, q: &[i8; PAIR]) {
-    let q: &[u8; PAIR] = bytemuck::cast_ref(q);
+fn dot_codes(acc: &mut [__m512i; 4], w: __m512i, q: &[i8; TWO_BLOCKS]) {
+    let q: &[u8; TWO_BLOCKS] = bytemuck::cast_ref(q);
     for (k, mask) in [0b1100_0000_u8, 0b0011_0000, 0b0000_1100, 0b0000_0011].into_iter().enumerate() {
         let codes = _mm512_and_si512(w, _mm512_set1_epi8(mask.cast_signed()));
         acc[k] = _mm512_dpbusd_epi32(acc[k], codes, load_512(&q[64 * k..]));
@@ -357,7 +357,7 @@ fn dot_row_u4(w: &[u8], x: &ShadowVector) -> [__m512i; 2] {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn dot_u2(y: &mut [f64], w: &[u8], picked: &[u32], x: &[i8]) {
     let row = |r: u32| &w[r as usize * (x.len() / 4)..][..x.len() / 4];
-    let x = Paired::new(x);
+    let x = Twofold::new(x);
     for (i, (y, picks)) in y.chunks_mut(ROWS).zip(picked.chunks(ROWS)).enumerate() {
         let mut lanes = [_mm512_setzero_si512(); ROWS];
         for (j, (lanes, &r)) in lanes.iter_mut().zip(picks).enumerate() {

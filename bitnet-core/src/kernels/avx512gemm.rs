@@ -22,7 +22,7 @@ pub(super) const TILE: usize = 10;
 const PANEL: usize = 32;
 /// How far ahead of a load a panel's next bytes are asked for.
 const AHEAD: usize = 1024;
-/// A group of each row.
+/// One group of each row of a panel.
 type Codes = [u8; GROUP * PANEL];
 
 /// A panel of rows is unpacked once so that a register holds a group of each of 16 rows; then every tile of tokens
@@ -40,11 +40,13 @@ pub(super) fn gemm_i2s(
         let (q, a) = x.single(0); // one token is not paired
         return gemv_i2s(y, w, q, a, scale);
     }
+    const { assert!(TILE == 10, "as many as there are cases below") };
     panel.resize(PANEL * w.cols());
     for first in (0..w.rows()).step_by(PANEL) {
         let rows = w.slice(first, PANEL.min(w.rows() - first));
         let (codes, _) = panel.as_chunks_mut();
         let share = fill_panel(codes, rows);
+        // The next panel's bytes are asked for a little with each tile: there is time, and no hardware sees them come.
         let next = w.bytes()[first * w.row_bytes()..].get(PANEL * w.row_bytes()..).unwrap_or(&[]);
         let next = &next[..next.len().min(PANEL * w.row_bytes())];
         let mut ahead = next.chunks(next.len().div_ceil(x.n().div_ceil(TILE)).max(1));
@@ -81,6 +83,19 @@ struct Rows<'a, 'b> {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 fn gemm_tile<const T: usize>(mut y: Rows<'_, '_>, panel: &[Codes], tile: Tile<'_>, scale: f32) {
+    let dots = products::<T>(panel, tile, y.share);
+    let mut peaks = tile.peaks;
+    for t in 0..T {
+        let n = peaks.iter().take_while(|peak| peak.token as usize == t).count();
+        let sums = add_peaks(dots[t], panel, peaks.split_off(..n).expect("as many were counted"));
+        store(&mut y, t, sums, tile.scales[t], scale);
+    }
+}
+
+/// The sums of a panel's products with `T` tokens, less the rows' share.
+#[inline(never)] // so that sums stay in registers to the end, which these loops take all of
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn products<const T: usize>(panel: &[Codes], tile: Tile<'_>, share: [__m512i; 2]) -> [[__m512i; 2]; T] {
     let mut acc = [[_mm512_setzero_si512(); 2]; T];
     let (groups, _) = tile.q.as_chunks::<GROUP>();
     for (panel, q) in panel.chunks_exact(GROUPS).zip(groups.chunks_exact(GROUPS * T)) {
@@ -88,9 +103,10 @@ fn gemm_tile<const T: usize>(mut y: Rows<'_, '_>, panel: &[Codes], tile: Tile<'_
             for line in (0..STEP * size_of::<Codes>()).step_by(64) {
                 prefetch_near(codes.as_ptr().cast::<u8>().wrapping_add(AHEAD + line));
             }
-            let (pair, q2) = ([halves(&codes[0]), halves(&codes[1])], &q[..2 * T]);
+            const { assert!(GROUPS % STEP == 2, "what is left at the end of a block is a pair") };
+            let (pair, pair_q) = ([halves(&codes[0]), halves(&codes[1])], &q[..2 * T]);
             for t in 0..T {
-                let (first, second) = (broadcast(q2[t]), broadcast(q2[T + t]));
+                let (first, second) = (broadcast(pair_q[t]), broadcast(pair_q[T + t]));
                 for h in 0..2 {
                     let (u, s) = (_mm512_add_epi8(first, pair[1][h]), _mm512_add_epi8(second, pair[0][h]));
                     acc[t][h] = _mm512_dpbusd_epi32(acc[t][h], u, s);
@@ -106,12 +122,13 @@ fn gemm_tile<const T: usize>(mut y: Rows<'_, '_>, panel: &[Codes], tile: Tile<'_
             }
         }
     }
-    let mut peaks = tile.peaks;
+    let mut sums = acc;
     for t in 0..T {
-        let n = peaks.iter().take_while(|peak| peak.token as usize == t).count();
-        let sums = add_peaks(acc[t], panel, peaks.split_off(..n).expect("as many were counted"));
-        store(&mut y, t, sums, tile.scales[t], scale);
+        for h in 0..2 {
+            sums[t][h] = _mm512_sub_epi32(acc[t][h], share[h]);
+        }
     }
+    sums
 }
 
 /// The results of token `t`, less what the sums are too large by.
@@ -120,7 +137,7 @@ fn gemm_tile<const T: usize>(mut y: Rows<'_, '_>, panel: &[Codes], tile: Tile<'_
 fn store(y: &mut Rows<'_, '_>, t: usize, sums: [__m512i; 2], a: ActScale, scale: f32) {
     for (h, sum) in sums.into_iter().enumerate() {
         let n = y.n.saturating_sub(16 * h).min(16);
-        let dot = _mm512_sub_epi32(_mm512_sub_epi32(sum, y.share[h]), _mm512_set1_epi32(a.sum));
+        let dot = _mm512_sub_epi32(sum, _mm512_set1_epi32(a.sum));
         let out =
             _mm512_mul_ps(_mm512_div_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(a.s)), _mm512_set1_ps(scale));
         if n > 0 {
@@ -156,7 +173,7 @@ fn broadcast(q: [i8; GROUP]) -> __m512i {
     _mm512_set1_epi32(i32::from_le_bytes(q.map(i8::cast_unsigned)))
 }
 
-/// Unpacks up to 32 rows, a group of each together; rows past the last repeat it. Returns each row's share: of the
+/// Unpacks up to 32 rows, a group of each together; rows past the last are copies of it. Returns each row's share: of the
 /// pairs, `w1 w2 + 128 w1`, that is `(c2 + 127) (c1 - 1)`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
@@ -173,22 +190,21 @@ fn fill_panel(panel: &mut [Codes], w: Ternary<'_>) -> [__m512i; 2] {
                 *pair = load_two(row(r), row(r + 8));
             }
             // Register d holds, for each of 16 rows, bytes 4d..4d+4 of the block: groups d, 8 + d, 16 + d and 24 + d.
-            let packed = transpose_8x8(rows);
-            let mut unpack = |g: usize| {
-                let shift = _mm_cvtsi32_si128(6 - 2 * (g / 8) as i32);
-                let codes = _mm512_and_si512(_mm512_srl_epi16(packed[g % 8], shift), two_bits);
-                let out = &mut panel[g][64 * h..][..64];
-                // SAFETY: 64 writable bytes; this store accepts any alignment.
-                unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), codes) };
-                codes
-            };
-            for g in (0..GROUPS).step_by(STEP) {
-                let s = _mm512_sub_epi8(unpack(g), _mm512_set1_epi8(1));
-                let u = _mm512_add_epi8(unpack(g + 1), _mm512_set1_epi8(127));
-                share[h] = _mm512_dpbusd_epi32(share[h], u, s);
-                if g + 2 < GROUPS {
-                    unpack(g + 2);
+            for (d, mut packed) in transpose_8x8(rows).into_iter().enumerate() {
+                for g in [24 + d, 16 + d, 8 + d, d] {
+                    let half: &mut [u8; 64] = &mut panel[g].as_chunks_mut().0[h];
+                    let codes = _mm512_and_si512(packed, two_bits);
+                    // SAFETY: 64 writable bytes by type; this store accepts any alignment.
+                    unsafe { _mm512_storeu_si512(half.as_mut_ptr().cast(), codes) };
+                    packed = _mm512_srli_epi16::<2>(packed);
                 }
+            }
+        }
+        for pair in panel.chunks(STEP) {
+            for h in 0..2 {
+                let s = _mm512_sub_epi8(halves(&pair[0])[h], _mm512_set1_epi8(1));
+                let u = _mm512_add_epi8(halves(&pair[1])[h], _mm512_set1_epi8(127));
+                share[h] = _mm512_dpbusd_epi32(share[h], u, s);
             }
         }
     }

@@ -187,11 +187,13 @@ fn sums_of_columns_survive_the_largest_activations() {
     }
 }
 
-/// The sums that overflow i16 lanes when they are moved to i32 too late.
+/// The sums that overflow i16 lanes when they are moved to i32 too late, and in vectors as wide as a model may have,
+/// sums of pairs that wrap around in i32.
 #[test]
 fn ternary_products_survive_the_largest_sums() {
+    const WIDEST: usize = 1 << 22;
     for k in std::iter::once(scalar()).chain(others()) {
-        for blocks in [1, 2, 15, 16, 17, 32, 64, 181, 512] {
+        for blocks in [1, 2, 15, 16, 17, 32, 64, 181, 512, WIDEST / i2s::BLOCK] {
             let cols = blocks * i2s::BLOCK;
             for (weight, act) in [(1, 127), (1, -127), (-1, 127), (-1, -127), (1, -128), (-1, -128), (0, 127)]
             {
@@ -260,34 +262,43 @@ fn five_weights_in_a_byte_give_the_products_of_four() {
 
 #[test]
 fn ternary_matrix_products_equal_their_vector_products() {
+    /// Values between outputs, which no kernel may touch.
+    const GAP: usize = 3;
+    const UNTOUCHED: f32 = -7.5;
+
     let mut rng = Rng(2);
-    let mut panel = Lines::default(); // of whatever the products before left in it
     for k in std::iter::once(scalar()).chain(others()) {
+        let mut tokens = Tokens::default(); // both of whatever the products before left in them
+        let mut panel = Lines::default();
         for n in (1..=14).chain([25, 37]) {
-            for (rows, cols) in [(1, 128), (15, 256), (16, 384), (17, 128), (33, 640), (64, 256), (95, 1408)]
-            {
+            let widest = (n == 2).then_some((2, 1 << 19)); // more groups than 16 bits can count
+            let shapes = [(1, 128), (15, 256), (16, 384), (17, 128), (33, 640), (64, 256), (95, 1408)];
+            for (rows, cols) in shapes.into_iter().chain(widest) {
+                let what = format!("{} {n} x [{rows}, {cols}]", k.isa());
                 let packed = i2s::pack(&rng.ternary(rows * cols));
                 let w = Ternary::new(&packed, rows, cols);
-                let mut all_q = Vec::new();
-                let mut scales = Vec::new();
-                let mut expected = vec![vec![0.0; rows]; n];
-                for expected in &mut expected {
+                let (mut all_q, mut scales) = (Vec::new(), Vec::new());
+                for t in 0..n {
                     let mut q = vec![0; cols];
-                    let a = scalar().quantize(&mut q, &rng.floats(cols, 2.0));
-                    scalar().gemv_i2s(expected, w, &q, a, 1.7);
-                    scales.push(a);
+                    if t % 3 == 1 {
+                        q.fill_with(|| {
+                            [127, 126, -127, -128, rng.below(256) as u8 as i8][rng.below(5) as usize]
+                        });
+                        scales.push(ActScale { s: 3.0, sum: q.iter().map(|&q| i32::from(q)).sum() });
+                    } else {
+                        scales.push(scalar().quantize(&mut q, &rng.floats(cols, 2.0)));
+                    }
                     all_q.extend(q);
                 }
-                let tokens = Tokens::pack(k, &all_q, &scales);
-                let mut got = vec![vec![0.0; rows]; n];
-                let mut outs: Vec<&mut [f32]> = got.iter_mut().map(Vec::as_mut_slice).collect();
+                tokens.repack(k, &all_q, &scales);
+                let mut got = vec![UNTOUCHED; n * (rows + GAP)];
+                let mut outs: Vec<&mut [f32]> =
+                    got.chunks_exact_mut(rows + GAP).map(|strip| &mut strip[..rows]).collect();
                 k.gemm_i2s(&mut outs, w, &tokens.tiles(), 1.7, &mut panel);
-                for t in 0..n {
-                    assert_bits(
-                        &got[t],
-                        &expected[t],
-                        format_args!("{} {n} x [{rows}, {cols}] token {t}", k.isa()),
-                    );
+                for (t, (got, q)) in got.chunks_exact(rows + GAP).zip(all_q.chunks_exact(cols)).enumerate() {
+                    let mut expected = vec![UNTOUCHED; rows + GAP];
+                    scalar().gemv_i2s(&mut expected[..rows], w, q, scales[t], 1.7);
+                    assert_bits(got, &expected, format_args!("{what} token {t}"));
                 }
             }
         }
@@ -295,7 +306,33 @@ fn ternary_matrix_products_equal_their_vector_products() {
 }
 
 #[test]
-fn pairs_agree_on_every_byte() {
+fn products_with_no_tokens_are_none() {
+    let packed = i2s::pack(&[1; 128]);
+    for k in std::iter::once(scalar()).chain(others()) {
+        let mut tokens = Tokens::default();
+        tokens.resize(k, 0, 128);
+        k.gemm_i2s(&mut [], Ternary::new(&packed, 1, 128), &tokens.tiles(), 1.0, &mut Lines::default());
+    }
+}
+
+#[test]
+fn tokens_for_other_kernels_are_refused() {
+    let packed = i2s::pack(&[1; 128]);
+    for k in others() {
+        for (reader, writer) in [(k, scalar()), (scalar(), k)] {
+            let tokens = Tokens::pack(writer, &[1; 256], &[ActScale { s: 1.0, sum: 128 }; 2]);
+            let product = std::panic::catch_unwind(|| {
+                let (mut y0, mut y1) = ([0.0], [0.0]);
+                let w = Ternary::new(&packed, 1, 128);
+                reader.gemm_i2s(&mut [&mut y0, &mut y1], w, &tokens.tiles(), 1.0, &mut Lines::default());
+            });
+            assert!(product.is_err(), "{} reads what {} packed", reader.isa(), writer.isa());
+        }
+    }
+}
+
+#[test]
+fn pairs_are_made_alike() {
     let mut rng = Rng(12);
     for k in others() {
         for blocks in 1..9 {

@@ -425,8 +425,11 @@ impl Kernels {
     ///   [`Kernels::tile`]
     /// - `panel`: scratch for unpacked weights, of any length
     ///
+    /// Of a code 3, which is no ternary weight, the products are unspecified: where pairs are multiplied it overflows a
+    /// byte.
+    ///
     /// # Panics
-    /// If a length disagrees with a shape above.
+    /// If a length disagrees with a shape above, or `x` is in the tiles of other kernels.
     #[trace_timing(rows = w.rows(), cols = w.cols(), tokens = x.n(), bytes = w.bytes().len())]
     pub fn gemm_i2s(
         &self,
@@ -439,7 +442,10 @@ impl Kernels {
         assert_eq!(y.len(), x.n(), "gemm_i2s: y and x are of different numbers of tokens");
         assert!(y.iter().all(|y| y.len() == w.rows()), "gemm_i2s: an output is not {} rows long", w.rows());
         assert_eq!(x.cols(), w.cols(), "gemm_i2s: x has {} columns, w has {}", x.cols(), w.cols());
-        assert_eq!(x.paired(), self.pairs && x.n() > 1, "gemm_i2s: tokens packed for other kernels");
+        assert!(x.are_for(self), "gemm_i2s: tokens in the tiles of other kernels than {}", self.isa);
+        if y.is_empty() {
+            return;
+        }
         dispatch!(self.gemm_i2s(y, w, x, scale, panel));
     }
 

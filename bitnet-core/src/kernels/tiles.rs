@@ -24,7 +24,7 @@ pub struct Tokens {
     paired: bool,
     q: Lines<i8>,
     scales: Vec<ActScale>,
-    /// Of each tile; as many as were ever needed.
+    /// A list for each tile, and for as many as there ever were, so that their memory is kept.
     peaks: Vec<Vec<Peak>>,
 }
 
@@ -62,7 +62,7 @@ pub struct Tile<'a> {
 }
 
 impl Tokens {
-    /// Room for `n` tokens of `cols` values, for `kernels`. What the values are is not said.
+    /// Room for `n` tokens of `cols` values, for `kernels`: to be written, all of them, before they are read.
     ///
     /// # Panics
     /// If `cols` is not whole blocks.
@@ -74,31 +74,41 @@ impl Tokens {
         self.scales.resize(n, ActScale { s: 1.0, sum: 0 });
         let n_tiles = n.div_ceil(self.tile);
         self.peaks.resize_with(n_tiles.max(self.peaks.len()), Vec::new);
+        self.peaks.iter_mut().for_each(Vec::clear);
     }
 
-    /// The rows of `q`, `[n, cols]`, with their scales.
+    /// The rows of `q`, `[n, cols]`, with their scales. Their sums have to be right where pairs are not multiplied, and
+    /// are computed where they are.
     ///
     /// # Panics
     /// If `q` does not hold a row of whole blocks for each scale.
     #[must_use]
     pub fn pack(kernels: &Kernels, q: &[i8], scales: &[ActScale]) -> Tokens {
+        let mut tokens = Tokens::default();
+        tokens.repack(kernels, q, scales);
+        tokens
+    }
+
+    /// As [`Tokens::pack`], in memory that held other tokens.
+    ///
+    /// # Panics
+    /// If `q` does not hold a row of whole blocks for each scale.
+    pub fn repack(&mut self, kernels: &Kernels, q: &[i8], scales: &[ActScale]) {
         let cols = q.len() / scales.len().max(1);
         assert_eq!(q.len(), scales.len() * cols, "activations [{}, {cols}]", scales.len());
-        let mut tokens = Tokens::default();
-        tokens.resize(kernels, scales.len(), cols);
+        self.resize(kernels, scales.len(), cols);
         let mut rows = q.chunks_exact(cols.max(1)).zip(scales);
         let mut row = vec![0; cols];
-        for mut tile in tokens.parts() {
+        for mut tile in self.tiles_mut() {
             for (t, (q, a)) in rows.by_ref().take(tile.n()).enumerate() {
                 row.copy_from_slice(q);
                 tile.put(kernels, t, &mut row, *a);
             }
         }
-        tokens
     }
 
     /// The tiles, in order, to be written.
-    pub fn parts(&mut self) -> impl Iterator<Item = TileMut<'_>> {
+    pub fn tiles_mut(&mut self) -> impl Iterator<Item = TileMut<'_>> {
         let (cols, paired) = (self.cols, self.paired);
         let (mut q, mut scales) = (&mut self.q[..], self.scales.as_mut_slice());
         let sizes = sizes(scales.len(), self.tile);
@@ -140,12 +150,14 @@ impl TileMut<'_> {
     /// Writes token `t` of this tile, after those before it. `row`, `[cols]`, is scratch afterwards.
     ///
     /// # Panics
-    /// If there is no token `t`, or the length disagrees.
+    /// If there is no token `t`, the length disagrees, or a later token was written before.
     pub fn put(&mut self, kernels: &Kernels, t: usize, row: &mut [i8], a: ActScale) {
         let n = self.n();
         assert!(self.q.len() == n * row.len() && t < n, "token {t} of a tile [{n}, {}]", row.len());
         self.scales[t] = a;
         if self.paired {
+            let in_order = self.peaks.last().is_none_or(|peak| (peak.token as usize) < t);
+            assert!(in_order, "token {t} of a tile is written after a later one");
             self.scales[t].sum = kernels.pair_up(row, t, self.peaks);
         }
         if n == 1 {
@@ -171,10 +183,10 @@ impl<'a> ActTiles<'a> {
         self.cols
     }
 
-    /// Whether the values are what a kernel reads that multiplies pairs.
+    /// Whether they are what `kernels` read. A single token is the same for all.
     #[must_use]
-    pub fn paired(&self) -> bool {
-        self.paired
+    pub fn are_for(&self, kernels: &Kernels) -> bool {
+        self.n() < 2 || (self.tile == kernels.tile() && self.paired == kernels.pairs())
     }
 
     /// The plain vector of token `t`.
@@ -204,7 +216,7 @@ impl<'a> ActTiles<'a> {
             *to = *from;
         }
         if self.paired {
-            paired::part(row, t, tile.peaks);
+            paired::unpair(row, t, tile.peaks);
         }
         tile.scales[t].s
     }
@@ -244,13 +256,14 @@ mod tests {
                 let q: Vec<i8> = (0..n * cols).map(|i| (i * 37 + i / 91) as i8).collect();
                 let tokens = Tokens::pack(kernels, &q, &vec![ActScale { s: 2.0, sum: 0 }; n]);
                 let tiles = tokens.tiles();
-                assert_eq!((tiles.n(), tiles.cols(), tiles.paired()), (n, cols, kernels.pairs() && n > 1));
+                assert_eq!((tiles.n(), tiles.cols()), (n, cols));
+                assert!(tiles.are_for(kernels) && tiles.paired == (kernels.pairs() && n > 1));
                 for (t, expected) in q.chunks_exact(cols).enumerate() {
                     let mut row = vec![0; cols];
                     assert_eq!(tiles.unpack(t, &mut row), 2.0);
                     assert_eq!(row, expected, "{}: token {t} of {n}", kernels.isa());
                 }
-                if tiles.paired() {
+                if tiles.paired {
                     continue; // the values themselves: paired.rs
                 }
                 for tile in tiles.tiles() {

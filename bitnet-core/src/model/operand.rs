@@ -40,7 +40,8 @@ struct Part<'a> {
 }
 
 impl Operand {
-    /// An operand with room for `n` vectors of `cols` activations: up to as wide, a single one then allocates nothing.
+    /// An operand with room for `n` vectors of `cols` activations. To load one vector of no more than that then allocates
+    /// nothing.
     #[must_use]
     pub fn with_capacity(kernels: &Kernels, n: usize, cols: usize) -> Operand {
         let mut operand = Operand::default();
@@ -104,7 +105,7 @@ impl Operand {
     fn parts<'a>(&'a mut self, x: &'a [f32]) -> impl Iterator<Item = Part<'a>> {
         let (cols, q_cols) = (self.cols, self.cols.next_multiple_of(BLOCK));
         let (mut x, mut float) = (x, &mut self.float[..]);
-        self.tokens.parts().zip(self.rows.chunks_exact_mut(q_cols)).map(move |(tile, row)| {
+        self.tokens.tiles_mut().zip(self.rows.chunks_exact_mut(q_cols)).map(move |(tile, row)| {
             let n = tile.n() * cols;
             let x = x.split_off(..n).expect("x has all vectors");
             Part { x, float: float.split_off_mut(..n).expect("room for all vectors"), row, tile }
@@ -164,4 +165,30 @@ pub enum Norm<'a> {
     },
     /// Nothing.
     None,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Isa;
+
+    #[test]
+    fn nothing_is_left_of_wider_vectors_before() {
+        let team = Team::new(Some(1)).unwrap();
+        let wants = Wants { int8: true, ..Wants::default() };
+        for kernels in Isa::available().into_iter().map(|isa| Kernels::for_isa(isa).unwrap()) {
+            for n in [1, 3] {
+                let mut x = Operand::default();
+                for cols in [256, 192] {
+                    x.load(&team, kernels, &vec![1.0; n * cols], Norm::None, cols, wants);
+                    for t in 0..n {
+                        let mut row = [1; 256];
+                        x.tiles().unpack(t, &mut row);
+                        let filled = row.iter().zip(0..).all(|(&q, i)| q == if i < cols { 127 } else { 0 });
+                        assert!(filled, "{}: token {t} of {n}, {cols} wide: {row:?}", kernels.isa());
+                    }
+                }
+            }
+        }
+    }
 }

@@ -58,7 +58,7 @@ pub struct ShadowRow {
 }
 
 /// A vector as 16-bit integers, whole and as two halves: `value = 256 * high + low`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct ShadowVector {
     /// `[n]`, at most [`MOST`] in size.
     pub values: Vec<i16>,

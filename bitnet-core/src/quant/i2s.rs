@@ -64,7 +64,7 @@ pub struct Ternary<'a> {
 }
 
 impl<'a> Ternary<'a> {
-    /// A view of `codes`.
+    /// A view of `codes`, which should be 0 to 2: what a 3 is multiplied to is up to the kernel.
     ///
     /// # Panics
     /// If `cols` is not a multiple of [`BLOCK`], or `codes` is not `rows * cols / 4` bytes.
