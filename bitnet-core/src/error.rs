@@ -91,15 +91,19 @@ impl fmt::Display for Error {
         match self {
             Error::Io { path, action, source } => write!(f, "cannot {action} {}: {source}", path.display()),
             Error::Malformed { path, item, expected, found } => {
+                let (item, expected, found) = (Brief(item), Brief(expected), Brief(found));
                 write!(f, "{}: {item}: expected {expected}, found {found}", path.display())
             }
-            Error::Unsupported { path, item, reason } => write!(f, "{}: {item}: {reason}", path.display()),
+            Error::Unsupported { path, item, reason } => {
+                write!(f, "{}: {}: {}", path.display(), Brief(item), Brief(reason))
+            }
             Error::ReadBack { path, item } => write!(
                 f,
-                "{}: {item}: what was written reads back as something else, so the file was not kept",
-                path.display()
+                "{}: {}: what was written reads back as something else, so the file was not kept",
+                path.display(),
+                Brief(item)
             ),
-            Error::Invalid { what, reason } => write!(f, "{what}: {reason}"),
+            Error::Invalid { what, reason } => write!(f, "{}: {}", Brief(what), Brief(reason)),
             Error::Token { id, n_vocab } => {
                 write!(f, "token {id}: expected an id below {n_vocab}, the size of the vocabulary")
             }
@@ -113,11 +117,47 @@ impl fmt::Display for Error {
     }
 }
 
+/// Text that may quote a file, where a name can have megabytes: of long ones, both ends.
+struct Brief<'a>(&'a str);
+
+impl fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MOST: usize = 4096;
+        const END: usize = 200;
+        let text = self.0;
+        if text.len() <= MOST {
+            return f.write_str(text);
+        }
+        let boundary = |i: &usize| text.is_char_boundary(*i);
+        let head = (0..=END).rev().find(boundary).unwrap_or(0);
+        let tail = (text.len() - END..text.len()).find(boundary).unwrap_or(text.len());
+        write!(f, "{} [{} bytes left out] {}", &text[..head], tail - head, &text[tail..])
+    }
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Io { source, .. } => Some(source),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_calls_a_thing_is_quoted_in_full_or_by_its_ends() {
+        let sentence = |name: &str| Error::Malformed {
+            path: "a.gguf".into(),
+            item: name.into(),
+            expected: "a name".into(),
+            found: "another".into(),
+        };
+        assert_eq!(sentence("tensor x").to_string(), "a.gguf: tensor x: expected a name, found another");
+        let long = sentence(&"\u{e9}".repeat(5_000_000)).to_string();
+        assert!(long.len() < 600 && long.contains("\u{e9} [9999600 bytes left out] \u{e9}"), "{long}");
     }
 }

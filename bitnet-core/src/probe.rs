@@ -5,8 +5,9 @@
 //! whichever way of reading was the fastest.
 
 use std::hint::black_box;
-use std::sync::Barrier;
+use std::sync::{Barrier, mpsc};
 use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use crate::error::{Error, Result};
 use crate::kernels::{Kernels, Tokens};
@@ -43,11 +44,10 @@ pub fn read_bandwidth(n_threads: usize) -> Result<f64> {
     let mut x = ShadowVector::default();
     x.load(&[1.0; 2 * ROW]);
     let barrier = Barrier::new(n_threads);
-    let times = on_threads(parts, |mut part| {
+    let threads = on_threads(parts, |mut part| {
         part.fill(1); // on the thread that reads it, which is where the system then puts it
         let mut dots = vec![0.0; n / ROW];
-        let mut times = [Duration::ZERO; 2 * ROUNDS];
-        for (round, time) in times.iter_mut().enumerate() {
+        std::array::from_fn::<Span, { 2 * ROUNDS }, _>(|round| {
             barrier.wait();
             let start = Instant::now();
             if round % 2 == 0 {
@@ -56,13 +56,11 @@ pub fn read_bandwidth(n_threads: usize) -> Result<f64> {
             } else {
                 kernels.dot_u4(black_box(&mut dots), &part, &x);
             }
-            barrier.wait(); // the round lasts as long as its slowest thread
-            *time = start.elapsed();
-        }
-        times
-    });
-    let best = times.iter().flatten().min().expect("a round at least").as_secs_f64();
-    Ok((n * n_threads) as f64 / best.max(1e-9))
+            Span { start, end: Instant::now() }
+        })
+    })?;
+    let rounds = (0..2 * ROUNDS).map(|round| seconds(threads.iter().map(|spans| spans[round])));
+    Ok((n * n_threads) as f64 / rounds.fold(f64::INFINITY, f64::min))
 }
 
 /// Multiply-adds of int8 per second by the ternary matrix kernel of the best instruction set, on `n_threads`
@@ -84,7 +82,7 @@ pub fn multiply_rate(n_threads: usize) -> Result<f64> {
     check(n_threads)?;
     let kernels = Kernels::detect();
     let barrier = Barrier::new(n_threads);
-    let rates = on_threads(vec![(); n_threads], |()| {
+    let threads = on_threads(vec![(); n_threads], |()| {
         let weights: Vec<i8> = (0..ROWS * COLS).map(|i| (i % 3) as i8 - 1).collect();
         let packed = i2s::pack(&weights);
         let w = Ternary::new(&packed, ROWS, COLS);
@@ -92,8 +90,7 @@ pub fn multiply_rate(n_threads: usize) -> Result<f64> {
         let tokens = Tokens::pack(kernels, &vec![3i8; N_TOKENS * COLS], &scales);
         let mut y = vec![0.0; N_TOKENS * ROWS];
         let mut panel = Lines::default();
-        let mut rates = [0.0; ROUNDS];
-        for rate in &mut rates {
+        std::array::from_fn::<(Span, usize), ROUNDS, _>(|_| {
             barrier.wait();
             let (start, mut n_calls) = (Instant::now(), 0);
             while n_calls == 0 || start.elapsed() < ROUND {
@@ -102,14 +99,28 @@ pub fn multiply_rate(n_threads: usize) -> Result<f64> {
                 black_box(outs);
                 n_calls += 1;
             }
-            let products = (n_calls * ROWS * COLS * N_TOKENS) as f64;
-            *rate = products / start.elapsed().as_secs_f64().max(1e-9);
-        }
-        rates
+            (Span { start, end: Instant::now() }, n_calls)
+        })
+    })?;
+    let rounds = (0..ROUNDS).map(|round| {
+        let n_calls: usize = threads.iter().map(|rounds| rounds[round].1).sum();
+        (n_calls * ROWS * COLS * N_TOKENS) as f64 / seconds(threads.iter().map(|rounds| rounds[round].0))
     });
-    // A round is as fast as its threads together.
-    let rounds = (0..ROUNDS).map(|round| rates.iter().map(|rates| rates[round]).sum::<f64>());
     Ok(rounds.fold(0.0, f64::max))
+}
+
+/// When one thread worked on a round.
+#[derive(Clone, Copy)]
+struct Span {
+    start: Instant,
+    end: Instant,
+}
+
+/// From the first start to the last end: more threads than processors take turns, and are not faster for it.
+fn seconds(spans: impl Iterator<Item = Span>) -> f64 {
+    let both = |a: Span, b: Span| Span { start: a.start.min(b.start), end: a.end.max(b.end) };
+    let all = spans.reduce(both).expect("a thread at least");
+    all.end.duration_since(all.start).as_secs_f64().max(1e-9)
 }
 
 fn check(n_threads: usize) -> Result<()> {
@@ -121,12 +132,29 @@ fn check(n_threads: usize) -> Result<()> {
     Err(Error::Invalid { what: "--threads".into(), reason })
 }
 
-/// Runs `work` on each of `items`, all at once.
-fn on_threads<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
-    std::thread::scope(|scope| {
+/// Runs `work` on each of `items`, all at once: on none where the system refuses a thread, since they wait for each
+/// other.
+fn on_threads<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Result<Vec<R>> {
+    let n = items.len();
+    let refused = |error: io::Error| Error::Invalid {
+        what: "--threads".into(),
+        reason: format!("the system refuses {n} threads: {error}"),
+    };
+    thread::scope(|scope| {
         let work = &work;
-        let threads: Vec<_> = items.into_iter().map(|item| scope.spawn(move || work(item))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("a probe does not panic")).collect()
+        let mut threads = Vec::new();
+        for item in items {
+            let (go, gate) = mpsc::channel::<()>(); // closed, if a later thread is refused
+            let thread = thread::Builder::new()
+                .spawn_scoped(scope, move || gate.recv().ok().map(|()| work(item)))
+                .map_err(refused)?;
+            threads.push((go, thread));
+        }
+        for (go, _) in &threads {
+            go.send(()).expect("a thread waits at its gate");
+        }
+        let results = threads.into_iter().map(|(_, thread)| thread.join().expect("a probe does not panic"));
+        Ok(results.map(|result| result.expect("it was let through")).collect())
     })
 }
 
@@ -140,6 +168,14 @@ mod tests {
         let (read, multiply) = (read_bandwidth(2).unwrap(), multiply_rate(2).unwrap());
         assert!((1e7..1e13).contains(&read), "{read} bytes per second");
         assert!((1e7..1e14).contains(&multiply), "{multiply} multiply-adds per second");
+    }
+
+    #[test]
+    fn threads_that_take_turns_are_not_faster() {
+        let at = |ms| Instant::now() + Duration::from_millis(ms);
+        let (a, b, c) = (at(0), at(60), at(120));
+        let turns = [Span { start: b, end: c }, Span { start: a, end: b }];
+        assert_eq!(seconds(turns.into_iter()), c.duration_since(a).as_secs_f64());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! From flags to a model that can compute.
 
-use std::fs;
+use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use bitnet_core::quant::tl_tiles::TileTable;
 use bitnet_core::{Access, Error, Isa, LoadOptions, Model, SessionOptions, Tokenizer};
 
 use crate::args::{ModelArgs, ReadingArgs};
+use crate::cmd::prompt;
 use crate::demo;
 use crate::exit::Failure;
 use crate::progress::Progress;
@@ -114,13 +115,11 @@ fn load_options(args: &ModelArgs) -> Result<LoadOptions, Failure> {
 /// What the flags say about ternary tensors, the file of tile sizes read.
 pub(super) fn reading(args: &ReadingArgs) -> Result<Reading, Failure> {
     let tiles = args.tl_config.as_deref().map(|path| {
-        let text = fs::read_to_string(path).map_err(|source| Error::Io {
-            path: path.to_owned(),
-            action: "read",
-            source,
-        })?;
-        TileTable::parse(&text)
-            .map_err(|e| Failure::misuse(&format!("--tl-config {}", path.display()), &e.to_string()))
+        let what = format!("--tl-config {}", path.display());
+        let file = File::open(path);
+        let file = file.map_err(|source| Error::Io { path: path.to_owned(), action: "open", source })?;
+        let text = prompt::read(&what, file, path)?;
+        TileTable::parse(&text).map_err(|e| Failure::misuse(&what, &e.to_string()))
     });
     Ok(Reading { i2s: args.i2s, tiles: tiles.transpose()? })
 }

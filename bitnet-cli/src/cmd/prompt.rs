@@ -39,7 +39,7 @@ pub(crate) fn ids(prompt: &Prompt, tokenizer: Option<&Tokenizer>) -> Result<Vec<
 }
 
 /// All of `from` as text, less one trailing newline: that one belongs to the line, not to the prompt.
-fn read(what: &str, from: impl Read, path: &Path) -> Result<String, Failure> {
+pub(crate) fn read(what: &str, from: impl Read, path: &Path) -> Result<String, Failure> {
     let mut bytes = Vec::new();
     let got = from.take(MAX_BYTES + 1).read_to_end(&mut bytes);
     got.map_err(|source| Error::Io { path: path.to_owned(), action: "read", source })?;
