@@ -206,6 +206,18 @@ fn a_scale_that_is_no_number_names_its_tensor() {
 }
 
 #[test]
+fn a_norm_that_is_no_number_names_its_tensor_and_place() {
+    let spoilt = Spoilt::new();
+    for weight in [f32::NAN, f32::INFINITY] {
+        let path = spoilt.with_bytes("blk.0.ffn_norm.weight", |bytes| {
+            bytes[12..16].copy_from_slice(&weight.to_le_bytes());
+        });
+        let says = format!("tensor blk.0.ffn_norm.weight: expected finite numbers, found {weight} at 3");
+        assert_eq!(refusal(&path), says);
+    }
+}
+
+#[test]
 fn a_code_that_is_no_weight_names_its_tensor() {
     let spoilt = Spoilt::new();
     let path = spoilt.with_bytes("blk.0.attn_v.weight", |bytes| bytes[5000] |= 0b1100);

@@ -207,7 +207,7 @@ pub fn wants<'a>(matrices: impl IntoIterator<Item = &'a Matrix>) -> Wants {
     wants
 }
 
-/// A vector of `n` values, as f32.
+/// A vector of `n` numbers, as f32.
 fn vector(gguf: &Gguf, name: &str, n: usize) -> Result<Vec<f32>> {
     let tensor = tensor(gguf, name, &[n])?;
     let ty = DenseType::from_id(tensor.info.ty.id())
@@ -220,6 +220,14 @@ fn vector(gguf: &Gguf, name: &str, n: usize) -> Result<Vec<f32>> {
         })?;
     let mut values = vec![0.0; n];
     dense::dequantize_row(ty, tensor.bytes, &mut values);
+    if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+        return Err(Error::Malformed {
+            path: gguf.path().to_owned(),
+            item: format!("tensor {name}"),
+            expected: "finite numbers".into(),
+            found: format!("{} at {at}", values[at]),
+        });
+    }
     Ok(values)
 }
 
