@@ -29,7 +29,7 @@ Flags:
                         be spelt out, as in User: 2+2=<|eot_id|>Assistant: ; - reads stdin
       --min TASK=PCT    exit 5 if less than PCT % of a task is right; may be given several times;
                         the task called total is all of them
-  -c, --ctx-size N      positions in the context (default: what the model was trained for)
+  -c, --ctx-size N      positions in the context (default 0: what the model was trained for)
   -t, --threads N       threads (default: the processors this process may use)
   -b, --batch-size N    prompt tokens computed together (default 512)
       --isa NAME        auto, scalar, avx2, avx512 or neon; the result is the same on all

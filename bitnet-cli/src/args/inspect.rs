@@ -33,7 +33,7 @@ Examples:
 Flags:
   -m, --model FILE      the model, if it is not given as a word; without either, the demo model
                         inside the binary, where there is one
-  -c, --ctx-size N      positions to size the key-value cache for (default: the model's own)
+  -c, --ctx-size N      positions to size the key-value cache for (default 0: the model's own)
       --verify          count every ternary tensor's -1, 0 and +1; exit code 3 if one is damaged
       --layout-test     losses of short texts with I2_S codes in order a and b, and which of them is
                         plausible; exit code 5 if neither is
@@ -89,7 +89,7 @@ fn parse(line: &Line) -> Result<Command, Failure> {
             return Err(Failure::misuse("--model and FILE", "expected one of them, not both"));
         }
     };
-    let n_ctx = line.number("--ctx-size", 1..=super::model::MAX_POSITIONS)?;
+    let n_ctx = super::model::n_ctx(line)?;
     let layout_test = line.has("--layout-test");
     if let Some(flag) = ["--tokenizer", "--pre"].into_iter().find(|flag| line.has(flag) && !layout_test) {
         return Err(Failure::misuse(flag, "belongs to --layout-test"));

@@ -77,6 +77,11 @@ impl ReadingArgs {
     }
 }
 
+/// `--ctx-size`; 0 is the model's own, as no flag is.
+pub(super) fn n_ctx(line: &Line) -> Result<Option<usize>, Failure> {
+    Ok(line.number("--ctx-size", 0..=MAX_POSITIONS)?.filter(|&n| n > 0))
+}
+
 impl ModelArgs {
     /// Takes what the verb's flags allow; a flag the verb does not list cannot be on the line.
     pub(super) fn parse(line: &Line) -> Result<Self, Failure> {
@@ -85,7 +90,7 @@ impl ModelArgs {
             tokenizer: line.path("--tokenizer")?,
             pre: line.text("--pre")?,
             isa: line.choice("--isa", ISAS)?.flatten(),
-            n_ctx: line.number("--ctx-size", 1..=MAX_POSITIONS)?,
+            n_ctx: n_ctx(line)?,
             n_threads: line.number("--threads", 1..=MAX_THREADS)?,
             n_batch: line.number("--batch-size", 1..=MAX_POSITIONS)?,
             no_mmap: line.has("--no-mmap"),

@@ -49,7 +49,7 @@ Flags:
       --tokens IDS        the prompt as token ids, 1,2,3: exactly these, no start token is added
   -n, --max-tokens, --n-predict N
                           record N tokens (default 32)
-  -c, --ctx-size N        positions in the context (default: what the model was trained for)
+  -c, --ctx-size N        positions in the context (default 0: what the model was trained for)
   -t, --threads N         threads (default: the processors this process may use)
   -b, --batch-size N      prompt tokens computed together (default 512)
       --isa NAME          auto, scalar, avx2, avx512 or neon; the logits are the same on all

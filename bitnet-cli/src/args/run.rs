@@ -30,7 +30,7 @@ Flags:
   -n, --max-tokens, --n-predict N
                           generate at most N tokens; -1, the default: until the model ends
                           or the context is full
-  -c, --ctx-size N        positions in the context (default: what the model was trained for)
+  -c, --ctx-size N        positions in the context (default 0: what the model was trained for)
       --greedy            always the most likely token; ties go to the lowest id
       --temp, --temperature T
                           0 is greedy; above 1 flattens the choice (default 0.8; greedy for the

@@ -43,7 +43,7 @@ fn misuse_exits_2_and_names_the_flag_and_what_is_accepted() {
         ("run -m a -p hi --temp nan", "--temp nan: expected a number from 0 to 100"),
         ("run -m a -p hi --top-p 1.5", "--top-p 1.5: expected a number from 0 to 1"),
         ("run -m a -p hi --threads 0", "--threads 0: expected a number from 1 to "),
-        ("run -m a -p hi -c 0", "-c 0: expected a number from 1 to "),
+        ("run -m a -p hi -c 1048577", "-c 1048577: expected a number from 0 to "),
         ("run -m a -p hi --isa sse2", "--isa sse2: expected one of auto, scalar, avx2, avx512, neon"),
         ("run -m a -p hi --seed -1", "--seed -1: expected a number from 0 to 18446744073709551615"),
         ("run -m a -p hi --stop=", "--stop: expected a text of at least one character"),

@@ -58,7 +58,7 @@ fn misuse_and_models_that_cannot_be_said_leave_no_file() {
         ("--type q4_0", 2, "--type q4_0: expected one of i2_s, tl1"),
         ("--type i2_s --embd f32", 2, "--embd f32: expected one of f16, q8_0, q6_k"),
         ("--type i2_s --i2s-layout c", 2, "--i2s-layout c: expected one of a, b"),
-        ("--type i2_s --tl-config /nowhere.ini", 1, "cannot read /nowhere.ini: "),
+        ("--type i2_s --tl-config /nowhere.ini", 1, "cannot open /nowhere.ini: "),
         (
             "--type tl1",
             3,

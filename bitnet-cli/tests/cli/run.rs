@@ -112,6 +112,13 @@ fn a_full_context_ends_the_text_and_keeps_it() {
 }
 
 #[test]
+fn a_context_of_0_is_the_models_own() {
+    let text = |more: &str| on_tiny("run", &format!("--tokens 5,7,9,11 -n 8 --greedy -q{more}")).stdout;
+    assert_eq!(text(" -c 0"), text(""));
+    assert!(!text("").is_empty());
+}
+
+#[test]
 fn a_prompt_that_does_not_fit_fails_in_one_sentence() {
     let ran = on_tiny("run", "--tokens 1,2,3,4,5 -c 4 -n 1");
     assert!(
