@@ -155,6 +155,15 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// Whether both are the same bytes in a file: a NaN is itself, and -0.0 is not 0.0.
+    pub(crate) fn same_bits(&self, other: &Value<'_>) -> bool {
+        match (self, other) {
+            (Value::F32(a), Value::F32(b)) => a.to_bits() == b.to_bits(),
+            (Value::F64(a), Value::F64(b)) => a.to_bits() == b.to_bits(),
+            _ => self == other,
+        }
+    }
+
     /// Reads a value of type `ty`, checking every byte of it, the elements of an array included.
     pub(super) fn read(r: &mut Reader<'a>, ty: ValueType) -> Result<Value<'a>, Fault> {
         match ty {

@@ -22,7 +22,7 @@ pub(super) fn check(
     let file_type = Value::U32(file_type(options.ty));
     for (key, value) in source.metadata().iter().filter(|(key, _)| !key.starts_with("split.")) {
         let value = if key == "general.file_type" { file_type } else { value };
-        if copy.metadata().get(key) != Some(value) {
+        if !copy.metadata().get(key).is_some_and(|found| found.same_bits(&value)) {
             return Err(differs(format!("metadata key {key}")));
         }
     }
@@ -78,6 +78,8 @@ mod tests {
             let path = dir.path().join(name);
             let mut writer = GgufWriter::new();
             writer.set("k", Value::U32(key)).unwrap();
+            writer.set("nan", Value::F32(f32::NAN)).unwrap(); // which is not equal to itself
+            writer.set("nan64", Value::F64(f64::NAN)).unwrap();
             writer.set("general.file_type", Value::U32(40)).unwrap();
             writer.declare("blk.0.attn_q.weight", TensorType::I2_S, &[1, 128]).unwrap();
             writer.declare("blk.0.attn_norm.weight", TensorType::F32, &[1]).unwrap();
