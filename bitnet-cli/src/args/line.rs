@@ -66,19 +66,15 @@ impl Line {
         let mut line = Line { given: Vec::new(), words: Vec::new(), help: false };
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
-            let text = arg.to_str().unwrap_or_default();
-            if text == "--" {
+            let (text, value) = split(&arg);
+            if text == "--" && value.is_none() {
                 line.words.extend(args.by_ref());
-            } else if matches!(text, "-h" | "--help") {
+            } else if matches!(text, "-h" | "--help") && value.is_none() {
                 line.help = true;
                 break;
-            } else if text.len() > 1 && text.starts_with('-') {
-                let (key, value) = match text.split_once('=') {
-                    Some((key, value)) => (key, Some(OsString::from(value))),
-                    None => (text, None),
-                };
-                let flag = find(flags, key).ok_or_else(|| unknown(verb, flags, key))?;
-                line.take(flag, key, value, &mut args)?;
+            } else if text.starts_with('-') && (text.len() > 1 || value.is_some()) {
+                let flag = find(flags, text).ok_or_else(|| unknown(verb, flags, text))?;
+                line.take(flag, text, value, &mut args)?;
             } else {
                 line.words.push(arg);
             }
@@ -233,6 +229,25 @@ where
                 &format!("expected a number from {} to {}", range.start(), range.end()),
             ))
         }
+    }
+}
+
+/// A flag and its value, if an equal sign stands between them. Only the flag has to be text: file names need not.
+fn split(arg: &OsStr) -> (&str, Option<OsString>) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        let bytes = arg.as_bytes();
+        if let Some(at) = bytes.iter().position(|&byte| byte == b'=').filter(|_| bytes.starts_with(b"-"))
+            && let Ok(key) = str::from_utf8(&bytes[..at])
+        {
+            return (key, Some(OsStr::from_bytes(&bytes[at + 1..]).to_owned()));
+        }
+    }
+    let text = arg.to_str().unwrap_or_default();
+    match text.split_once('=').filter(|_| text.starts_with('-')) {
+        Some((key, value)) => (key, Some(value.into())),
+        None => (text, None),
     }
 }
 

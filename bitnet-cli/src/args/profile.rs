@@ -33,7 +33,7 @@ Flags:
       --tokenizer FILE    a tokenizer.json, instead of the vocabulary in the model
       --pre NAME          pre-split rule of the vocabulary, instead of the model's own
   -p, --prompt TEXT       the prompt; - reads it from stdin, less one trailing newline
-  -f, --file FILE         the prompt from a file, less one trailing newline
+  -f, --file FILE         the prompt from a file, less one trailing newline; - is stdin
       --tokens IDS        the prompt as token ids, 1,2,3: exactly these, no start token is added
   -n, --max-tokens, --n-predict N
                           generate N tokens (default 32)

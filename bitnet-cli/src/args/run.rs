@@ -25,7 +25,7 @@ Flags:
       --tokenizer FILE    a tokenizer.json, instead of the vocabulary in the model
       --pre NAME          pre-split rule of the vocabulary, instead of the model's own
   -p, --prompt TEXT       the prompt; - reads it from stdin, less one trailing newline
-  -f, --file FILE         the prompt from a file, less one trailing newline
+  -f, --file FILE         the prompt from a file, less one trailing newline; - is stdin
       --tokens IDS        the prompt as token ids, 1,2,3: exactly these, no start token is added
   -n, --max-tokens, --n-predict N
                           generate at most N tokens; -1, the default: until the model ends
@@ -57,7 +57,8 @@ Flags:
   -v, --verbose           say which model, kernel and threads are used
   -h, --help              this text
 
-Ctrl-C ends the generation and keeps what there is (exit 130); a second one exits at once.
+Ctrl-C ends the generation and keeps what there is (exit 130); a second one exits at once. So do
+SIGTERM (exit 143) and SIGHUP (exit 129).
 ";
 
 const FLAGS: &[Flag] = &[
@@ -150,7 +151,7 @@ pub(super) fn prompt(line: &Line) -> Result<Prompt, Failure> {
         return Ok(Prompt::Tokens(ids));
     }
     if let Some(path) = line.path("--file")? {
-        return Ok(Prompt::File(path));
+        return Ok(if path.as_os_str() == "-" { Prompt::Stdin } else { Prompt::File(path) });
     }
     match line.text("--prompt")? {
         Some(text) if text == "-" => Ok(Prompt::Stdin),
@@ -187,6 +188,7 @@ mod tests {
     fn the_prompt_comes_from_one_place() {
         let prompt = |words: &[&str]| parse_run(&[&["-m", "a.gguf"], words].concat()).map(|args| args.prompt);
         assert_eq!(prompt(&["-p", "-"]).unwrap(), Prompt::Stdin);
+        assert_eq!(prompt(&["-f", "-"]).unwrap(), Prompt::Stdin);
         assert_eq!(prompt(&["-f", "x.txt"]).unwrap(), Prompt::File("x.txt".into()));
         assert_eq!(prompt(&["--tokens", "1,2"]).unwrap(), Prompt::Tokens(vec![1, 2]));
         assert!(matches!(prompt(&["-p", "a", "--tokens", "1"]), Err(Failure::Misuse(_))));

@@ -17,7 +17,7 @@ pub(crate) fn ids(prompt: &Prompt, tokenizer: Option<&Tokenizer>) -> Result<Vec<
     let text = match prompt {
         Prompt::Tokens(ids) => return Ok(ids.clone()),
         Prompt::Text(text) => text.clone(),
-        Prompt::Stdin => read("--prompt -", io::stdin().lock(), Path::new("stdin"))?,
+        Prompt::Stdin => read("stdin", io::stdin().lock(), Path::new("stdin"))?,
         Prompt::File(path) => {
             let file = File::open(path);
             let file = file.map_err(|source| Error::Io { path: path.clone(), action: "open", source })?;
@@ -71,20 +71,20 @@ mod tests {
         for (bytes, text) in
             [("2+2=\n", "2+2="), ("a\n\n", "a\n"), ("a\r\n", "a"), ("a", "a"), ("", ""), ("\0", "\0")]
         {
-            assert_eq!(read("--prompt -", bytes.as_bytes(), Path::new("stdin")).unwrap(), text);
+            assert_eq!(read("stdin", bytes.as_bytes(), Path::new("stdin")).unwrap(), text);
         }
     }
 
     #[test]
     fn what_is_no_text_is_refused_with_its_place() {
-        let refused = read("--prompt -", &b"abc\xff"[..], Path::new("stdin"));
+        let refused = read("stdin", &b"abc\xff"[..], Path::new("stdin"));
         let Err(Failure::Misuse(sentence)) = refused else { panic!("expected a refusal, got {refused:?}") };
-        assert_eq!(sentence, "--prompt -: expected UTF-8 text, found byte 0xff at offset 3");
+        assert_eq!(sentence, "stdin: expected UTF-8 text, found byte 0xff at offset 3");
     }
 
     #[test]
     fn an_endless_pipe_is_refused() {
-        let refused = read("--prompt -", io::repeat(b'y'), Path::new("stdin"));
+        let refused = read("stdin", io::repeat(b'y'), Path::new("stdin"));
         assert!(matches!(refused, Err(Failure::Misuse(sentence)) if sentence.contains("64 MiB")));
     }
 }

@@ -158,7 +158,7 @@ fn odd_prompts_are_prompts() {
         with_stdin(on_tiny_args("run", "-p - -n 2 --greedy --ignore-eos -q"), input).done();
     }
     let ran = with_stdin(on_tiny_args("run", "-p - -n 2"), b"abc\xff\n");
-    assert_eq!(ran.refused(2), "--prompt -: expected UTF-8 text, found byte 0xff at offset 3");
+    assert_eq!(ran.refused(2), "stdin: expected UTF-8 text, found byte 0xff at offset 3");
 }
 
 #[test]
