@@ -8,15 +8,15 @@
 //! | 3    | bad or unsupported model file                          |
 //! | 4    | parity mismatch                                        |
 //! | 5    | a check fell short                                     |
-//! | 130  | interrupted by Ctrl-C                                  |
+//! | 130  | interrupted by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP   |
+//!
+//! A verdict, such as 4 or 5, is given whether or not somebody reads stdout.
 
 use std::io;
 use std::process::ExitCode;
 
-use crate::output::note;
-
-/// The exit code of an interrupted run: 128 + SIGINT, as shells count.
-pub(crate) const INTERRUPTED: u8 = 130;
+use crate::interrupt;
+use crate::output::{escaped, note};
 
 /// Why a command did not finish.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(crate) enum Failure {
     /// What there was to say has been said, on stderr; this is the exit code.
     #[cfg(feature = "full-cli")]
     Said(u8),
-    /// Ctrl-C. What there was to say has been said.
+    /// Ctrl-C, or another signal. What there was to say has been said.
     Interrupted,
 }
 
@@ -58,7 +58,7 @@ impl Failure {
             Failure::Mismatch => ExitCode::from(4),
             #[cfg(feature = "full-cli")]
             Failure::Said(code) => ExitCode::from(*code),
-            Failure::Interrupted => ExitCode::from(INTERRUPTED),
+            Failure::Interrupted => ExitCode::from(interrupt::exit_code()),
         }
     }
 }
@@ -72,11 +72,7 @@ fn say(sentence: &str, code: u8) -> ExitCode {
 
 /// Says what went wrong without ending the run.
 pub(crate) fn complain(sentence: &str) {
-    let mut line = String::from("bitnet: ");
-    for c in sentence.chars() {
-        if c.is_control() { line.extend(c.escape_debug()) } else { line.push(c) }
-    }
-    note(format_args!("{line}"));
+    note(format_args!("bitnet: {}", escaped(sentence)));
 }
 
 impl From<bitnet_core::Error> for Failure {

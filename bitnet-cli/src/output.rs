@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io::{self, BufWriter, StdoutLock, Write};
+use std::path::Path;
 
 use crate::exit::Failure;
 
@@ -31,6 +32,29 @@ impl Output {
         self.text(text)?;
         self.flush()
     }
+
+    /// The same for answers that a verdict follows, which has to be given also if nobody reads on.
+    #[cfg(feature = "full-cli")]
+    pub(crate) fn before_verdict(self, text: &str) -> Result<(), Failure> {
+        match self.all(text) {
+            Err(Failure::Stdout(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            said => said,
+        }
+    }
+}
+
+/// `text` without characters that steer a terminal, which names of files and names in files may have.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { safe.extend(c.escape_debug()) } else { safe.push(c) }
+    }
+    safe
+}
+
+/// A path for people: see [`escaped`].
+pub(crate) fn shown(path: &Path) -> String {
+    escaped(&path.to_string_lossy())
 }
 
 /// One line on stderr. A closed stderr loses the line, never the run.

@@ -2,6 +2,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use crate::output::escaped;
+
 /// A word, or a percentage that redraws itself, on stderr and on a terminal only.
 pub(crate) struct Progress {
     label: String,
@@ -11,6 +13,7 @@ pub(crate) struct Progress {
 impl Progress {
     /// A progress line called `label`; silent when stderr is no terminal, or one that cannot erase a line.
     pub(crate) fn new(label: String) -> Option<Self> {
+        let label = escaped(&label);
         (io::stderr().is_terminal() && erases()).then_some(Progress { label, shown: None })
     }
 

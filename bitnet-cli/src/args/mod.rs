@@ -196,7 +196,8 @@ Flags:
 
 Text goes to stdout, everything else to stderr.
 Exit codes: 0 done, 1 failed, 2 misused, 3 bad or unsupported model file,
-            4 parity mismatch, 5 a check fell short, 130 interrupted.
+            4 parity mismatch, 5 a check fell short, 130 interrupted
+            (143 by SIGTERM, 129 by SIGHUP).
 "
 }
 

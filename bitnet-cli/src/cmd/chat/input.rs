@@ -51,7 +51,12 @@ impl Input {
     /// The next line. Flush stdout first.
     pub(super) fn next(&mut self) -> Result<Heard, Failure> {
         match self {
-            Input::Terminal(editor) => edited(editor),
+            Input::Terminal(editor) => {
+                interrupt::end_when_told();
+                let heard = edited(editor);
+                interrupt::forget();
+                heard
+            }
             Input::Plain => {
                 interrupt::end_at_once();
                 let heard = plain(&mut io::stdin().lock(), MAX_BYTES).map_err(failed);
