@@ -3,6 +3,7 @@
 //! - `args`: help texts and parsers, the table of verbs
 //! - `cmd`: one file per verb
 //! - `exit`: failures and exit codes; `output`: stdout and stderr; `interrupt`: Ctrl-C
+//! - `place`: where a file is to go
 //! - `demo`: the model inside the binary
 //! - `receipt`: what a measurement must carry to be believed
 
@@ -12,6 +13,8 @@ mod demo;
 mod exit;
 mod interrupt;
 mod output;
+#[cfg(feature = "full-cli")]
+mod place;
 mod progress;
 #[cfg(feature = "full-cli")]
 mod receipt;

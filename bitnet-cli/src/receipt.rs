@@ -12,10 +12,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bitnet_core::Error;
 use bitnet_core::gguf::replace_file;
+use bitnet_core::hf::Checkpoint;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::exit::Failure;
+use crate::place;
 
 /// Raised when a key changes its meaning or goes away; new keys alone do not raise it.
 const SCHEMA: u32 = 1;
@@ -23,24 +25,16 @@ const SCHEMA: u32 = 1;
 /// A receipt's place, found fit before anything is measured.
 pub(crate) struct Receipt {
     path: PathBuf,
+    /// Whether a file at `path` gives way.
+    force: bool,
     body: Value,
 }
 
 impl Receipt {
     /// Reserves nothing, but refuses now what would fail after minutes of measuring.
     pub(crate) fn begin(path: &Path, force: bool) -> Result<Self, Failure> {
-        if path.exists() && !force {
-            let what = format!("--receipt {}", path.display());
-            return Err(Failure::misuse(
-                &what,
-                "the file exists; receipts are not edited (--force overwrites)",
-            ));
-        }
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if !parent.is_dir() {
-            let what = format!("--receipt {}", path.display());
-            return Err(Failure::misuse(&what, "its folder does not exist"));
-        }
+        let taken = "the file exists; receipts are not edited (--force overwrites)";
+        place::check_late(&format!("--receipt {}", path.display()), path, force, taken)?;
         let body = json!({
             "schema": SCHEMA,
             "date": date(SystemTime::now()),
@@ -49,7 +43,7 @@ impl Receipt {
             "build": build(),
             "machine": machine(),
         });
-        Ok(Receipt { path: path.to_owned(), body })
+        Ok(Receipt { path: path.to_owned(), force, body })
     }
 
     /// Sets a key of the receipt.
@@ -59,7 +53,7 @@ impl Receipt {
 
     /// Writes the receipt: all of it or nothing.
     pub(crate) fn write(self) -> Result<(), Failure> {
-        let written = replace_file(&self.path, |file| {
+        let written = replace_file(place::target(&self.path, self.force), |file| {
             let written = writeln!(file, "{:#}", self.body);
             written.map_err(|source| Error::Io { path: self.path.clone(), action: "write", source })
         });
@@ -74,7 +68,25 @@ pub(crate) fn file_identity(path: &Path) -> Result<Value, Failure> {
     identity(path, file)
 }
 
-/// The same of anything that can be read and has a name.
+/// A checkpoint as a receipt names it: path, size and SHA-256 of each file it is read from, in the order of their
+/// names. Of them all, `bytes` is the sum and `sha256` the hash of what `sha256sum` prints for them in their folder.
+pub(crate) fn checkpoint_identity(dir: &Path) -> Result<Value, Failure> {
+    let (mut files, mut sums, mut bytes) = (Vec::new(), String::new(), 0);
+    for path in Checkpoint::files(dir) {
+        let mut file = file_identity(&path)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        sums += &format!("{}  {name}\n", file["sha256"].as_str().unwrap_or_default());
+        bytes += file["bytes"].as_u64().unwrap_or_default();
+        file["path"] = name.into();
+        files.push(file);
+    }
+    let mut all = identity(dir, sums.as_bytes())?;
+    all["bytes"] = bytes.into();
+    all["files"] = files.into();
+    Ok(all)
+}
+
+/// What [`file_identity`] says, of anything that can be read and has a name.
 pub(crate) fn identity(path: &Path, mut from: impl Read) -> Result<Value, Failure> {
     let failed = |source| Error::Io { path: path.to_owned(), action: "read", source };
     let mut hash = Sha256::new();

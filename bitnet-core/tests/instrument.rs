@@ -166,7 +166,7 @@ fn screened_model() -> (tempfile::TempDir, Model) {
     let path = folder.path().join("screened.gguf");
     let mut options = SynthOptions::new(SynthShape::Tiny);
     (options.n_vocab, options.arch) = (Some(4200), "llama".to_owned());
-    write_synthetic(&path, &options, &mut |_, _| {}).unwrap();
+    write_synthetic(&path, &options, &mut |_, _| true).unwrap();
     let model = Model::load(&path, &LoadOptions::default()).unwrap();
     (folder, model)
 }

@@ -62,7 +62,7 @@ fn model(folder: &tempfile::TempDir, embd: EmbdType, n_vocab: usize, placement: 
     let path: PathBuf = folder.path().join("model.gguf");
     let mut options = SynthOptions::new(SynthShape::Tiny);
     (options.embd, options.n_vocab, options.n_ctx) = (embd, Some(n_vocab), Some(256));
-    write_synthetic(&path, &options, &mut |_, _| {}).unwrap();
+    write_synthetic(&path, &options, &mut |_, _| true).unwrap();
     Model::load(&path, &LoadOptions { placement, ..LoadOptions::default() }).unwrap()
 }
 

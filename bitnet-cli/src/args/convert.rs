@@ -34,12 +34,13 @@ Flags:
       --embd TYPE  embeddings and output matrix: f32, f16, bf16, q8_0 or q6_k (default f16)
       --absmean    round float weights by the absmean rule even if config.json does not say so
       --pre NAME   the rule that cuts text into words, if none does what tokenizer.json does
-      --force      overwrite OUT.gguf
+      --force      overwrite OUT.gguf, unless it is a file of HF_DIR that is read
   -q, --quiet      nothing on stderr when all goes well
   -h, --help       this text
 
-Exit codes: 0 done, 1 failed (a full disk), 2 misused, 3 bad or unsupported checkpoint,
-130 interrupted. A run that is killed leaves OUT.gguf as it was; what it had written may stay
+Exit codes: 0 done, 1 failed (a full disk; without --force, a file that appeared as OUT.gguf
+meanwhile), 2 misused, 3 bad or unsupported checkpoint, 130 interrupted (143 by SIGTERM, 129 by
+SIGHUP). A run that is killed with SIGKILL leaves OUT.gguf as it was; what it had written may stay
 beside it, as .OUT.gguf.NUMBERS.tmp.
 ";
 

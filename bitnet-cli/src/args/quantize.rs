@@ -37,13 +37,14 @@ Flags:
       --i2s-layout L    order of I2_S codes in IN: a, or b (bitnet.cpp on ARM since November 2025);
                         OUT always has a
       --tl-config FILE  a kernel_config.ini: tile sizes of TL1 and TL2 tensors
-      --force           overwrite OUT
+      --force           overwrite OUT, unless it is IN
   -q, --quiet           nothing on stderr when all goes well
   -h, --help            this text
 
-Exit codes: 0 done, 1 a file cannot be read or written, 2 misused, 3 IN is no sound model or cannot
-be said in this format, 5 OUT did not read back the same, 130 interrupted. A run that is killed
-leaves OUT as it was; what it had written may stay beside it, as .OUT.NUMBERS.tmp.
+Exit codes: 0 done, 1 a file cannot be read or written (without --force, also if one appeared as
+OUT meanwhile), 2 misused, 3 IN is no sound model or cannot be said in this format, 5 OUT did not
+read back the same, 130 interrupted (143 by SIGTERM, 129 by SIGHUP). A run that is killed with
+SIGKILL leaves OUT as it was; what it had written may stay beside it, as .OUT.NUMBERS.tmp.
 ";
 
 const FLAGS: &[Flag] = &[

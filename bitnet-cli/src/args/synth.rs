@@ -39,6 +39,10 @@ Flags:
       --force         overwrite OUT.gguf
   -q, --quiet         nothing on stderr when all goes well
   -h, --help          this text
+
+Exit codes: 0 done, 1 failed (a full disk; without --force, a file that appeared as OUT.gguf
+meanwhile), 2 misused, 130 interrupted (143 by SIGTERM, 129 by SIGHUP): OUT.gguf is whole, or as it
+was. A run that is killed with SIGKILL may leave what it had written as .OUT.gguf.NUMBERS.tmp.
 ";
 
 const FLAGS: &[Flag] = &[

@@ -7,23 +7,26 @@ use bitnet_core::{Access, Error};
 use crate::args::ConvertArgs;
 use crate::exit::Failure;
 use crate::interrupt;
-use crate::output::note;
+use crate::output::{note, shown};
+use crate::place;
 use crate::progress::Progress;
 
 /// Writes the file, and says what was done with the weights.
 pub(crate) fn convert(args: &ConvertArgs) -> Result<(), Failure> {
     let out = args.out.display();
-    if args.out.exists() && !args.force {
-        return Err(Failure::misuse(&out.to_string(), "the file exists (--force overwrites it)"));
-    }
+    place::check(&out.to_string(), &args.out, args.force)?;
     if !Checkpoint::is_at(&args.dir) {
         let reason = "expected a directory with a config.json and model.safetensors";
         return Err(Failure::misuse(&args.dir.display().to_string(), reason));
     }
     let checkpoint = Checkpoint::open(&args.dir, &args.options)?;
+    if place::is_one_of(&args.out, Checkpoint::files(&args.dir)) {
+        let reason = "it is a file of the checkpoint itself, which is left alone";
+        return Err(Failure::misuse(&out.to_string(), reason));
+    }
     interrupt::watch();
     let mut progress = if args.quiet { None } else { Progress::new(format!("writing {out}")) };
-    let ended = checkpoint.write(&args.out, &mut |done, total| {
+    let ended = checkpoint.write(place::target(&args.out, args.force), &mut |done, total| {
         if let Some(progress) = &mut progress {
             progress.show(done, total);
         }
@@ -43,7 +46,7 @@ pub(crate) fn convert(args: &ConvertArgs) -> Result<(), Failure> {
 fn report(checkpoint: &Checkpoint, file: &Gguf) -> Result<(), Failure> {
     note(format_args!(
         "{}: {}, {} tensors, {} bytes",
-        file.path().display(),
+        shown(file.path()),
         checkpoint.arch().name(),
         file.tensors().len(),
         file.file_len()

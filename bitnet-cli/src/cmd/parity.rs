@@ -14,7 +14,8 @@ use super::prompt;
 use crate::args::{CompareArgs, LogSource, ParityArgs, RecordArgs};
 use crate::exit::Failure;
 use crate::interrupt;
-use crate::output::Output;
+use crate::output::{Output, shown};
+use crate::place;
 
 /// More than the engine reads of a log; an endless pipe is refused there instead of filling the memory.
 const MAX_BYTES: u64 = (256 << 20) + 1;
@@ -37,7 +38,7 @@ fn compare_logs(args: &CompareArgs) -> Result<(), Failure> {
     } else {
         as_text(&a, &b, &compared)
     };
-    Output::stdout().all(&answer)?;
+    Output::stdout().before_verdict(&answer)?;
     if matches { Ok(()) } else { Err(Failure::Mismatch) }
 }
 
@@ -116,11 +117,6 @@ fn number(difference: f64) -> String {
     if difference == 0.0 { "0".to_owned() } else { format!("{difference:.4e}") }
 }
 
-/// A path fit for a terminal.
-fn shown(path: &Path) -> String {
-    path.to_string_lossy().escape_debug().to_string()
-}
-
 fn as_json(a: &Log, b: &Log, compared: &Comparison, matches: bool) -> Value {
     let c = compared;
     let log = |log: &Log, only: usize| {
@@ -159,12 +155,9 @@ fn as_json(a: &Log, b: &Log, compared: &Comparison, matches: bool) -> Value {
 
 /// Writes the log of a greedy run: all of it or nothing.
 fn record(args: &RecordArgs) -> Result<(), Failure> {
-    if let LogSource::File(path) = &args.out
-        && path.exists()
-        && !args.force
-    {
-        let what = format!("--record {}", shown(path));
-        return Err(Failure::misuse(&what, "the file exists (--force overwrites it)"));
+    if let LogSource::File(path) = &args.out {
+        let taken = "the file exists (--force overwrites it)";
+        place::check_late(&format!("--record {}", path.display()), path, args.force, taken)?;
     }
     let loaded = load(&args.model)?;
     let ids = prompt::ids(&args.prompt, loaded.tokenizer.as_ref())?;
@@ -190,7 +183,7 @@ fn record(args: &RecordArgs) -> Result<(), Failure> {
     }
     match &args.out {
         LogSource::Pipe => Output::stdout().all(&log),
-        LogSource::File(path) => Ok(replace_file(path, |file| {
+        LogSource::File(path) => Ok(replace_file(place::target(path, args.force), |file| {
             let written = file.write_all(log.as_bytes());
             written.map_err(|source| Error::Io { path: path.clone(), action: "write", source })
         })?),

@@ -10,16 +10,18 @@ use super::load::{file, reading};
 use crate::args::QuantizeArgs;
 use crate::exit::Failure;
 use crate::interrupt;
-use crate::output::note;
+use crate::output::{note, shown};
+use crate::place;
 use crate::progress::Progress;
 
 /// Writes the model, and says what became of it.
 pub(crate) fn quantize(args: &QuantizeArgs) -> Result<(), Failure> {
     let out = args.out.display().to_string();
-    if args.out.exists() && !args.force {
-        return Err(Failure::misuse(&out, "the file exists (--force overwrites it)"));
-    }
+    place::check(&out, &args.out, args.force)?;
     let source = file(&args.source)?;
+    if place::is_one_of(&args.out, source.shards().iter().map(|shard| shard.path.clone())) {
+        return Err(Failure::misuse(&out, "it is IN itself, which is left alone"));
+    }
     let options = QuantizeOptions {
         ty: args.ty,
         embd: args.embd,
@@ -28,7 +30,7 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<(), Failure> {
     };
     interrupt::watch();
     let mut progress = if args.quiet { None } else { Progress::new(format!("writing and comparing {out}")) };
-    let ended = write(&source, &args.out, &options, &mut |done, total| {
+    let ended = write(&source, place::target(&args.out, args.force), &options, &mut |done, total| {
         if let Some(progress) = &mut progress {
             progress.show(done, total);
         }
@@ -58,7 +60,7 @@ fn say(args: &QuantizeArgs, source: &Gguf, outcome: &Quantized) {
     let bytes = fs::metadata(&args.out).map_or(0, |meta| meta.len());
     note(format_args!(
         "{}: {}; {} bytes, {} before; reads back the same",
-        args.out.display(),
+        shown(&args.out),
         parts.join(", "),
         bytes,
         source.file_len()

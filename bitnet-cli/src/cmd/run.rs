@@ -12,7 +12,7 @@ use super::prompt;
 use crate::args::RunArgs;
 use crate::exit::Failure;
 use crate::interrupt;
-use crate::output::{Output, note};
+use crate::output::{Output, note, shown};
 
 /// Streams the text, or prints one JSON object when it is complete.
 pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
@@ -75,7 +75,7 @@ fn describe(path: &Path, model: &Model, session: &Session<'_>) {
     let config = model.config();
     note(format_args!(
         "model: {}, {}, {} layers, n_embd {}, n_vocab {}",
-        path.display(),
+        shown(path),
         config.arch.name(),
         config.n_layer,
         config.n_embd,

@@ -1,31 +1,39 @@
 //! `bitnet synth`: a model of a real one's shape, without a download.
 
-use std::path::Path;
-
-use bitnet_core::synth::{SynthOptions, write_synthetic};
+use bitnet_core::Error;
+use bitnet_core::synth::write_synthetic;
 
 use crate::args::SynthArgs;
 use crate::exit::Failure;
+use crate::interrupt;
+use crate::place;
 use crate::progress::Progress;
 
 /// Writes the model.
 pub(crate) fn synth(args: &SynthArgs) -> Result<(), Failure> {
-    if args.out.exists() && !args.force {
-        return Err(Failure::misuse(
-            &args.out.display().to_string(),
-            "the file exists (--force overwrites it)",
-        ));
-    }
-    write(&args.out, &args.model, args.quiet)
+    let out = args.out.display().to_string();
+    place::check(&out, &args.out, args.force)?;
+    interrupt::watch();
+    writing(&out, args.quiet, |progress| {
+        write_synthetic(place::target(&args.out, args.force), &args.model, progress)
+    })
 }
 
-/// Writes a synthetic model to `path`, with progress on a terminal.
-pub(super) fn write(path: &Path, model: &SynthOptions, quiet: bool) -> Result<(), Failure> {
-    let mut progress = if quiet { None } else { Progress::new(format!("writing {}", path.display())) };
-    write_synthetic(path, model, &mut |done, total| {
+/// Lets `write` write the file called `name`, with progress on a terminal, until Ctrl-C comes.
+pub(super) fn writing(
+    name: &str,
+    quiet: bool,
+    write: impl FnOnce(&mut dyn FnMut(u64, u64) -> bool) -> Result<(), Error>,
+) -> Result<(), Failure> {
+    let mut progress = if quiet { None } else { Progress::new(format!("writing {name}")) };
+    let ended = write(&mut |done, total| {
         if let Some(progress) = &mut progress {
             progress.show(done, total);
         }
-    })?;
-    Ok(())
+        !interrupt::pressed()
+    });
+    match ended {
+        Err(Error::Io { .. }) if interrupt::pressed() => Err(Failure::Interrupted),
+        ended => Ok(ended?),
+    }
 }

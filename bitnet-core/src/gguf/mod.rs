@@ -22,6 +22,7 @@ mod header;
 mod map;
 mod metadata;
 mod reader;
+mod replace;
 mod shard;
 mod tensor;
 mod value;
@@ -33,9 +34,10 @@ use std::sync::Arc;
 
 pub use map::Access;
 pub use metadata::Metadata;
+pub use replace::{Target, replace_file, replace_file_if};
 pub use tensor::{Tensor, TensorInfo, TensorType};
 pub use value::{Array, Strings, Value, ValueType, Values};
-pub use writer::{ArrayBuf, GgufWriter, TensorWriter, replace_file, replace_file_if};
+pub use writer::{ArrayBuf, GgufWriter, TensorWriter};
 
 use crate::{Error, Result};
 use header::Header;

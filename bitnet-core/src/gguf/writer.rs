@@ -2,22 +2,23 @@
 //!
 //! ```no_run
 //! # use bitnet_core::gguf::{GgufWriter, TensorType, Value};
+//! # use std::path::Path;
 //! # fn main() -> bitnet_core::Result<()> {
 //! let mut writer = GgufWriter::new();
 //! writer.set("general.architecture", Value::Str(b"bitnet-b1.58"))?;
 //! writer.declare("output_norm.weight", TensorType::F32, &[2560])?;
-//! writer.write_file("model.gguf".as_ref(), |out| out.tensor("output_norm.weight", &[0; 4 * 2560]))
+//! writer.write_file(Path::new("model.gguf"), |out| out.tensor("output_norm.weight", &[0; 4 * 2560]))
 //! # }
 //! ```
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::header::{DEFAULT_ALIGNMENT, is_alignment};
 use super::reader::Reader;
+use super::replace::{Target, replace_file_if};
 use super::tensor::TensorType;
 use super::value::{Array, Value, ValueType, write_string};
 use crate::{Error, Result};
@@ -168,34 +169,37 @@ impl GgufWriter {
         Ok(out)
     }
 
-    /// Writes a whole file through `fill`, which hands over every tensor; see [`replace_file`].
+    /// Writes a whole file through `fill`, which hands over every tensor; see
+    /// [`replace_file`](super::replace_file).
     ///
     /// # Errors
     /// If `fill` fails or leaves a tensor out, or the system refuses. The file is then as it was before.
-    pub fn write_file(
+    pub fn write_file<'a>(
         self,
-        path: &Path,
+        target: impl Into<Target<'a>>,
         fill: impl FnOnce(&mut TensorWriter<&mut BufWriter<File>>) -> Result<()>,
     ) -> Result<()> {
-        self.write_file_if(path, fill, |_| Ok(()))
+        self.write_file_if(target, fill, |_| Ok(()))
     }
 
-    /// The same, kept only if `check` approves of what was written; see [`replace_file_if`].
+    /// The same, kept only if `check` approves of what was written; see
+    /// [`replace_file_if`](super::replace_file_if).
     ///
     /// # Errors
     /// Also if `check` fails.
-    pub fn write_file_if(
+    pub fn write_file_if<'a>(
         self,
-        path: &Path,
+        target: impl Into<Target<'a>>,
         fill: impl FnOnce(&mut TensorWriter<&mut BufWriter<File>>) -> Result<()>,
         check: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<()> {
+        let target = target.into();
         let fill = |file: &mut _| {
-            let mut out = self.write(path, file)?;
+            let mut out = self.write(target.path, file)?;
             fill(&mut out)?;
             out.finish().map(drop)
         };
-        replace_file_if(path, fill, check)
+        replace_file_if(target, fill, check)
     }
 }
 
@@ -348,85 +352,5 @@ impl ArrayBuf {
     #[must_use]
     pub fn value(&self) -> Value<'_> {
         Value::Array(Array::from_parts(self.elem, self.count, &self.bytes))
-    }
-}
-
-/// Writes a file whole or not at all.
-///
-/// The bytes go to a temporary file in the same directory, which takes the place of `path` when `fill` is done
-/// and the disk has it. If anything fails, the temporary file is removed and `path` is as it was.
-///
-/// # Errors
-/// If `fill` fails, the system refuses, or `path` is there already and is no regular file.
-pub fn replace_file(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
-    replace_file_if(path, fill, |_| Ok(()))
-}
-
-/// The same, with a look at what was written before it takes its place.
-///
-/// - `check`: is given the path of the complete temporary file
-///
-/// # Errors
-/// Also if `check` fails: `path` is then as it was.
-pub fn replace_file_if(
-    path: &Path,
-    fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
-    check: impl FnOnce(&Path) -> Result<()>,
-) -> Result<()> {
-    static SERIAL: AtomicU32 = AtomicU32::new(0);
-    let io = |action| move |source| Error::Io { path: path.to_owned(), action, source };
-
-    // Through a link to the file it means: the link stays.
-    let target = match fs::metadata(path) {
-        Ok(meta) if meta.is_file() => path.canonicalize().map_err(io("write"))?,
-        Ok(_) => {
-            let reason = "expected a regular file or a new one, found a directory, a pipe or a device".into();
-            return Err(Error::Invalid { what: path.display().to_string(), reason });
-        }
-        Err(_) => path.to_owned(),
-    };
-    let Some(name) = target.file_name() else {
-        let reason = "expected a path that ends in a file name".into();
-        return Err(Error::Invalid { what: path.display().to_string(), reason });
-    };
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}-{}.tmp", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed)));
-    let temporary = Temporary { path: target.with_file_name(temporary), keep: false };
-
-    let file = File::create_new(&temporary.path).map_err(io("create"))?;
-    let mut buffered = BufWriter::with_capacity(1 << 20, file);
-    fill(&mut buffered)?;
-    let file = buffered.into_inner().map_err(|e| io("write")(e.into_error()))?;
-    file.sync_all().map_err(io("write"))?;
-    drop(file);
-    check(&temporary.path)?;
-    temporary.rename_to(&target).map_err(io("create"))
-}
-
-/// A file that is removed again unless it is renamed, also when its writer panics.
-struct Temporary {
-    path: PathBuf,
-    keep: bool,
-}
-
-impl Temporary {
-    fn rename_to(mut self, target: &Path) -> std::io::Result<()> {
-        fs::rename(&self.path, target)?;
-        self.keep = true;
-        // The rename itself is on the disk when the directory is; not every system can be asked for that.
-        let directory = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if let Ok(directory) = File::open(directory) {
-            let _ = directory.sync_all();
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.keep {
-            let _ = fs::remove_file(&self.path);
-        }
     }
 }

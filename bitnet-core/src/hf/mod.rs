@@ -25,7 +25,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, GgufWriter, TensorWriter};
+use crate::gguf::{Gguf, GgufWriter, Target, TensorWriter};
 use crate::model::Arch;
 use crate::quant::dense::DenseType;
 use crate::tokenizer::PreSplit;
@@ -52,6 +52,19 @@ impl Default for ConvertOptions {
     }
 }
 
+/// The files of a checkpoint whose names are fixed: all but the shards of the weights, which an index names.
+const NAMES: [&str; 9] = [
+    "added_tokens.json",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+];
+
 /// A checkpoint whose every tensor has been found, checked and given its place in the file to be.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -75,6 +88,18 @@ impl Checkpoint {
     pub fn tokenizer_at(path: &Path) -> Option<PathBuf> {
         let file = path.join("tokenizer.json");
         (Checkpoint::is_at(path) && file.exists()).then_some(file)
+    }
+
+    /// The files that a checkpoint in `dir` is read from, in the order of their names. The weights are left out if they
+    /// cannot be opened.
+    #[must_use]
+    pub fn files(dir: &Path) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = NAMES.iter().map(|name| dir.join(name)).collect();
+        files.retain(|file| file.is_file());
+        files.extend(Safetensors::open(dir).iter().flat_map(|weights| weights.paths()).map(Path::to_owned));
+        files.sort();
+        files.dedup();
+        files
     }
 
     /// Reads the JSON files and the headers of the weights, and plans every tensor.
@@ -134,7 +159,7 @@ impl Checkpoint {
         kinds
     }
 
-    /// Writes a GGUF file; a file that is there already is replaced once the new one is whole.
+    /// Writes a GGUF file, which takes its place at `target` once it is whole.
     ///
     /// `progress` is told the bytes written and the bytes to be written, now and then; when it returns false, this ends
     /// with an error of the kind `Interrupted`.
@@ -142,7 +167,12 @@ impl Checkpoint {
     /// # Errors
     /// If weights are not what the plan took them for, no rule for cutting text reproduces `tokenizer.json`, or the
     /// system refuses. The file is then as it was before.
-    pub fn write(&self, path: &Path, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<()> {
+    pub fn write<'a>(
+        &self,
+        target: impl Into<Target<'a>>,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<()> {
+        let target = target.into();
         let pre = match (&self.vocabulary, &self.pre) {
             (Some(_), Some(name)) => Some(name.clone()),
             (Some(vocabulary), None) => vocabulary.rule()?.map(str::to_owned),
@@ -153,12 +183,12 @@ impl Checkpoint {
         let mut go_on = |done| match progress(done, total) {
             true => Ok(()),
             false => Err(Error::Io {
-                path: path.to_owned(),
+                path: target.path.to_owned(),
                 action: "write",
                 source: ErrorKind::Interrupted.into(),
             }),
         };
-        writer.write_file(path, |out| self.tensors(out, &mut go_on))
+        writer.write_file(target, |out| self.tensors(out, &mut go_on))
     }
 
     /// The same model in memory. Its vocabulary names no rule for cutting text: use [`Checkpoint::tokenizer_at`].

@@ -183,6 +183,11 @@ impl Safetensors {
         Ok(())
     }
 
+    /// The files of the weights.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.shards.iter().map(|shard| shard.path.as_path())
+    }
+
     /// Every name, in alphabetical order.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

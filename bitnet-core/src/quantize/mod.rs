@@ -17,13 +17,12 @@ mod source;
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
-use std::path::Path;
 
 use half::f16;
 
 use self::source::Ternarized;
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, GgufWriter, TensorInfo, TensorType, TensorWriter, Value};
+use crate::gguf::{Gguf, GgufWriter, Target, TensorInfo, TensorType, TensorWriter, Value};
 use crate::model::matrix::{not_run, packing};
 use crate::model::weights::{outer_scale, ternary_embeddings};
 use crate::quant::dense::{self, DenseType};
@@ -89,12 +88,14 @@ enum Task {
 /// # Errors
 /// If a matrix cannot be said in the new format, is not ternary, or is damaged; if the system refuses; or if what was
 /// written reads back as something else. `out` is then as it was before.
-pub fn quantize(
+pub fn quantize<'a>(
     source: &Gguf,
-    out: &Path,
+    out: impl Into<Target<'a>>,
     options: &QuantizeOptions,
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<Quantized> {
+    let target = out.into();
+    let out = target.path;
     let tasks: Vec<Task> =
         source.tensors().iter().map(|t| task(source, t, options)).collect::<Result<_>>()?;
     if !tasks.iter().any(|task| matches!(task, Task::Ternary(..))) {
@@ -124,7 +125,7 @@ pub fn quantize(
         }
     });
     writer.write_file_if(
-        out,
+        target,
         |to| {
             for (info, task) in source.tensors().iter().zip(&tasks) {
                 done += write(source, info, *task, options, to, &mut outcome)?;

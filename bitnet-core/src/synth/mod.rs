@@ -17,10 +17,12 @@ mod rng;
 mod vocab;
 
 use std::fmt;
+use std::fs::File;
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::Path;
 use std::str::FromStr;
 
-use crate::gguf::{ArrayBuf, GgufWriter, TensorType, Value};
+use crate::gguf::{ArrayBuf, GgufWriter, Target, TensorType, TensorWriter, Value};
 use crate::{Error, Result};
 use fill::{Pools, Source};
 use rng::Rng;
@@ -158,17 +160,57 @@ impl FromStr for SynthShape {
     }
 }
 
-/// Writes a synthetic model; a file that is there already is replaced once the new one is whole.
+/// Writes a synthetic model, which takes its place at `target` once it is whole.
 ///
-/// `progress` is told the bytes written and the bytes to be written, now and then.
+/// `progress` is told the bytes written and the bytes to be written, now and then; when it returns false, this ends
+/// with an error of the kind `Interrupted`.
 ///
 /// # Errors
 /// If an option is out of range, or the system does not take the file.
-pub fn write_synthetic(
-    path: &Path,
+pub fn write_synthetic<'a>(
+    target: impl Into<Target<'a>>,
     options: &SynthOptions,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<()> {
+    let target = target.into();
+    let (writer, plan) = declared(options)?;
+    let mut go_on = told(target.path, writer.tensor_bytes(), progress);
+    writer.write_file(target, |out| fill(out, options, &plan, &mut go_on))
+}
+
+/// The same into a file that is open already; `path` names it in error texts.
+///
+/// # Errors
+/// As [`write_synthetic`]; the file then holds what was written so far.
+pub fn write_synthetic_to(
+    path: &Path,
+    file: &File,
+    options: &SynthOptions,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<()> {
+    let (writer, plan) = declared(options)?;
+    let mut go_on = told(path, writer.tensor_bytes(), progress);
+    let mut out = writer.write(path, BufWriter::with_capacity(CHUNK, file))?;
+    fill(&mut out, options, &plan, &mut go_on)?;
+    out.finish().map(drop)
+}
+
+/// Tells `progress` of every piece, and makes its refusal an error.
+fn told(
+    path: &Path,
+    total: u64,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> impl FnMut(u64) -> Result<()> {
+    move |done| match progress(done, total) {
+        true => Ok(()),
+        false => {
+            Err(Error::Io { path: path.to_owned(), action: "write", source: ErrorKind::Interrupted.into() })
+        }
+    }
+}
+
+/// A writer that knows metadata and tensors, and how the tensors are made.
+fn declared(options: &SynthOptions) -> Result<(GgufWriter, Vec<Planned>)> {
     let dims = checked(options)?;
     let plan = plan(options, &dims);
     let mut writer = GgufWriter::new();
@@ -176,25 +218,31 @@ pub fn write_synthetic(
     for tensor in &plan {
         writer.declare(&tensor.name, tensor.ty, &tensor.shape)?;
     }
-    let total = writer.tensor_bytes();
-    let mut done = 0;
+    Ok((writer, plan))
+}
+
+/// The bytes of every tensor; `go_on` is told how many are done.
+fn fill<W: Write>(
+    out: &mut TensorWriter<W>,
+    options: &SynthOptions,
+    plan: &[Planned],
+    go_on: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<()> {
     let pools = Pools::new(options);
-    writer.write_file(path, |out| {
-        let mut chunk = vec![0u8; CHUNK];
-        for (i, tensor) in plan.iter().enumerate() {
-            // Stream 0 made the vocabulary, stream 1 the pool.
-            let mut source = Source::new(&pools, tensor, Rng::new(options.seed, i as u64 + 2));
-            let n_bytes = tensor.ty.n_bytes(&tensor.shape).expect("it was declared") as usize;
-            for start in (0..n_bytes).step_by(CHUNK) {
-                let chunk = &mut chunk[..CHUNK.min(n_bytes - start)];
-                source.fill(chunk, n_bytes - start);
-                out.chunk(chunk)?;
-                done += chunk.len() as u64;
-                progress(done, total);
-            }
+    let (mut chunk, mut done) = (vec![0u8; CHUNK], 0);
+    for (i, tensor) in plan.iter().enumerate() {
+        // Stream 0 made the vocabulary, stream 1 the pool.
+        let mut source = Source::new(&pools, tensor, Rng::new(options.seed, i as u64 + 2));
+        let n_bytes = tensor.ty.n_bytes(&tensor.shape).expect("it was declared") as usize;
+        for start in (0..n_bytes).step_by(CHUNK) {
+            let chunk = &mut chunk[..CHUNK.min(n_bytes - start)];
+            source.fill(chunk, n_bytes - start);
+            out.chunk(chunk)?;
+            done += chunk.len() as u64;
+            go_on(done)?;
         }
-        Ok(())
-    })
+    }
+    Ok(())
 }
 
 /// Bytes generated at a time: a multiple of every element's size and of the tail of a ternary tensor.
@@ -326,7 +374,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("synthetic.gguf");
         let mut last = (0, 0);
-        write_synthetic(&path, options, &mut |done, total| last = (done, total)).unwrap();
+        write_synthetic(&path, options, &mut |done, total| {
+            last = (done, total);
+            true
+        })
+        .unwrap();
         assert!(last.0 == last.1 && last.0 > 0, "progress ended at {last:?}");
         let gguf = Gguf::open(&path, Access::Read).unwrap();
         assert_eq!(gguf.tensors().iter().map(|t| t.n_bytes).sum::<u64>(), last.1);
@@ -407,7 +459,7 @@ mod tests {
         let says = |change: fn(&mut SynthOptions), text: &str| {
             let mut options = SynthOptions::new(SynthShape::Tiny);
             change(&mut options);
-            let error = write_synthetic(&dir.path().join("m.gguf"), &options, &mut |_, _| ()).unwrap_err();
+            let error = write_synthetic(&dir.path().join("m.gguf"), &options, &mut |_, _| true).unwrap_err();
             assert!(error.is_misuse());
             assert_eq!(error.to_string(), text);
         };

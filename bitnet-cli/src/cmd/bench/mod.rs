@@ -6,6 +6,7 @@
 mod ceiling;
 mod print;
 mod row;
+mod scratch;
 mod stats;
 
 use std::collections::BTreeMap;
@@ -14,12 +15,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bitnet_core::session::DEFAULT_BATCH;
-use bitnet_core::synth::SynthOptions;
+use bitnet_core::synth::{SynthOptions, write_synthetic_to};
 use bitnet_core::{Logits, Model, Session, SessionOptions, TokenId};
 use serde_json::{Value, json};
 
 use self::ceiling::Ceilings;
 use self::row::{Load, Row, Subject, Test};
+use self::scratch::Scratch;
 use super::load::{identity, load_demo, load_model, session_options};
 use super::synth;
 use crate::args::{BenchArgs, Source};
@@ -35,11 +37,12 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     interrupt::watch();
     let file = ModelFile::of(&args.source, args.quiet)?;
     // Hashing reads the whole file: a model that comes from a disk is in memory before the first sample.
-    let identity = receipt.is_some().then(|| identity(file.path.as_deref())).transpose()?;
+    let identity = receipt.is_some().then(|| file.identity()).transpose()?;
     let start = Instant::now();
-    let model = match &file.path {
-        Some(path) => load_model(path, &args.model)?,
-        None => load_demo(&args.model)?,
+    let model = match &file.home {
+        Home::File(path) => load_model(path, &args.model)?,
+        Home::Scratch(scratch) => load_model(scratch.path(), &args.model)?,
+        Home::Binary => load_demo(&args.model)?,
     };
     let (load, bytes_per_token) = until_first_token(&model, args, start)?;
     let mut subject = Subject {
@@ -64,9 +67,8 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     subject.ceilings.probe(&rows, bytes_per_token)?;
     rows.retain(|row| !row.samples.is_empty());
     subject.ceilings.check(&rows, &subject)?;
-    if !rows.is_empty() {
-        Output::stdout().all(&print::print(args.format, &rows, &subject))?;
-    }
+    let answer = print::print(args.format, &rows, &subject);
+    let told = if rows.is_empty() { Ok(()) } else { Output::stdout().all(&answer) };
     if !complete {
         return Err(Failure::Interrupted); // a receipt of half a measurement would be believed
     }
@@ -77,9 +79,9 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         receipt.set("isa", subject.isa.clone().into());
         receipt.set("threads", rows.iter().map(|row| row.n_threads).collect::<Vec<_>>().into());
         receipt.set("rows", Value::from_iter(rows.iter().map(|row| row.json(&subject))));
-        receipt.write()?;
+        receipt.write()?; // also if stdout took nothing: what was measured is kept
     }
-    Ok(())
+    told
 }
 
 /// Decodes one token, and says what it took to get there, and how many bytes of weights were read for it.
@@ -199,12 +201,18 @@ fn tokens(n_vocab: usize, n: usize) -> Vec<TokenId> {
     std::iter::repeat_with(next).take(n).collect()
 }
 
-/// The file to measure; a synthetic one is removed when this goes, which is as soon as it is mapped.
+/// The model to measure.
 struct ModelFile {
-    /// `None`: inside the binary.
-    path: Option<PathBuf>,
+    home: Home,
     name: String,
-    temporary: bool,
+}
+
+/// Where its bytes are.
+enum Home {
+    File(PathBuf),
+    /// A synthetic model, for as long as it takes to map it.
+    Scratch(Scratch),
+    Binary,
 }
 
 impl ModelFile {
@@ -212,24 +220,30 @@ impl ModelFile {
         match source {
             Source::File(path) => {
                 let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-                Ok(ModelFile { path: Some(path.clone()), name, temporary: false })
+                Ok(ModelFile { home: Home::File(path.clone()), name })
             }
             Source::Synthetic(shape) => {
-                let path = std::env::temp_dir().join(format!("bitnet-{shape}-{}.gguf", std::process::id()));
-                let name = format!("synthetic {shape}");
-                let file = ModelFile { path: Some(path.clone()), name, temporary: true };
-                synth::write(&path, &SynthOptions::new(*shape), quiet)?;
-                Ok(file)
+                let (scratch, name) = (Scratch::new()?, format!("synthetic {shape}"));
+                synth::writing(&name, quiet, |progress| {
+                    let options = SynthOptions::new(*shape);
+                    write_synthetic_to(scratch.name(), scratch.file(), &options, progress)
+                })?;
+                Ok(ModelFile { home: Home::Scratch(scratch), name })
             }
-            Source::Demo => Ok(ModelFile { path: None, name: "demo".into(), temporary: false }),
+            Source::Demo => Ok(ModelFile { home: Home::Binary, name: "demo".into() }),
         }
     }
-}
 
-impl Drop for ModelFile {
-    fn drop(&mut self) {
-        if let Some(path) = self.path.as_ref().filter(|_| self.temporary) {
-            let _ = fs::remove_file(path);
+    /// The model as a receipt names it.
+    fn identity(&self) -> Result<Value, Failure> {
+        match &self.home {
+            Home::File(path) => identity(Some(path)),
+            Home::Scratch(scratch) => {
+                let mut found = identity(Some(scratch.path()))?;
+                found["path"] = self.name.clone().into();
+                Ok(found)
+            }
+            Home::Binary => identity(None),
         }
     }
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::row::{Row, Subject};
 use crate::args::Format;
+use crate::output::escaped;
 
 /// All of `rows` in `format`.
 pub(super) fn print(format: Format, rows: &[Row], subject: &Subject) -> String {
@@ -25,7 +26,7 @@ fn markdown(rows: &[Row], subject: &Subject) -> String {
     let cells = rows.iter().map(|row| {
         let stats = row.stats();
         [
-            subject.model.replace('|', "\\|"),
+            escaped(&subject.model).replace('|', "\\|"),
             format!("{:.2} MiB", subject.model_bytes as f64 / f64::from(1 << 20)),
             subject.isa.clone(),
             row.n_threads.to_string(),

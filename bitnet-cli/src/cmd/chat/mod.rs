@@ -25,7 +25,8 @@ use super::load::{Loaded, load, session_options};
 use crate::args::ChatArgs;
 use crate::exit::{Failure, complain};
 use crate::interrupt;
-use crate::output::{Output, note};
+use crate::output::{Output, escaped, note};
+use crate::place;
 
 /// Talks until there is nothing more to say.
 pub(crate) fn chat(args: &ChatArgs) -> Result<(), Failure> {
@@ -62,7 +63,8 @@ fn greet(model: &Model, conversation: &Conversation<'_, '_>) {
     let path = model.gguf().path();
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     note(format_args!(
-        "{name}: {} layers, chat template {}, {} positions of context. /help lists the commands.",
+        "{}: {} layers, chat template {}, {} positions of context. /help lists the commands.",
+        escaped(&name),
         model.config().n_layer,
         conversation.format,
         conversation.session.n_ctx()
@@ -96,6 +98,9 @@ impl Chat<'_, '_> {
         let mut pressed = false;
         loop {
             self.out.flush()?;
+            if interrupt::told_to_end() {
+                return Err(Failure::Interrupted);
+            }
             let line = match self.input.next()? {
                 Heard::Line(line) => line,
                 Heard::Unfit(why) => {
@@ -144,7 +149,9 @@ impl Chat<'_, '_> {
                 None => note(format_args!("(no system prompt)")),
             },
             Order::Save(path) => match self.save(Path::new(path)) {
-                Ok(()) => note(format_args!("({path}: {} messages)", self.conversation.messages.len())),
+                Ok(()) => {
+                    note(format_args!("({}: {} messages)", escaped(path), self.conversation.messages.len()))
+                }
                 Err(why) => self.refuse(&why),
             },
             Order::Metrics => self.show_metrics(),
@@ -183,7 +190,9 @@ impl Chat<'_, '_> {
             self.metrics.add(&done);
         }
         match done.ended {
-            Ended::Engine(StopReason::Interrupted) if self.input.is_terminal() => {
+            Ended::Engine(StopReason::Interrupted)
+                if self.input.is_terminal() && !interrupt::told_to_end() =>
+            {
                 note(format_args!("(stopped)"))
             }
             Ended::Engine(StopReason::Interrupted) => return Err(Failure::Interrupted),
@@ -201,8 +210,8 @@ impl Chat<'_, '_> {
 
     /// Writes the conversation; the error is a sentence for the person.
     fn save(&self, path: &Path) -> Result<(), String> {
-        if path.exists() {
-            return Err(format!("{}: the file exists, and is left alone", path.display()));
+        if let Some(why) = place::unfit(path, Some("the file exists, and is left alone")) {
+            return Err(format!("{}: {why}", path.display()));
         }
         let messages = Value::from_iter(self.conversation.all_messages().map(|message| as_json(&message)));
         let body = json!({
@@ -211,7 +220,7 @@ impl Chat<'_, '_> {
             "chat_template": self.conversation.format.name(),
             "messages": messages,
         });
-        replace_file(path, |file| {
+        replace_file(place::target(path, false), |file| {
             let written = io::Write::write_all(file, format!("{body:#}\n").as_bytes());
             written.map_err(|source| Error::Io { path: path.to_owned(), action: "write", source })
         })

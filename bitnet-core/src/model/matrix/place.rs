@@ -242,7 +242,7 @@ mod tests {
     fn tiny() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
-        write_synthetic(&path, &SynthOptions::new(SynthShape::Tiny), &mut |_, _| {}).unwrap();
+        write_synthetic(&path, &SynthOptions::new(SynthShape::Tiny), &mut |_, _| true).unwrap();
         (folder, path)
     }
 
