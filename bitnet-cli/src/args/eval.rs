@@ -45,6 +45,9 @@ Flags:
       --force           overwrite the receipt
   -q, --quiet           nothing on stderr when all goes well
   -h, --help            this text
+
+Exit 5 if a task falls short of --min, whether or not anybody reads the table. The receipt comes
+after the table, and neither is lost with the other; it names a model as that of `bitnet bench`.
 ";
 
 const FLAGS: &[Flag] = &[

@@ -97,6 +97,7 @@ pub(crate) fn load_demo(args: &ModelArgs) -> Result<Model, Failure> {
 #[cfg(feature = "full-cli")]
 pub(crate) fn identity(path: Option<&Path>) -> Result<serde_json::Value, Failure> {
     match path {
+        Some(dir) if Checkpoint::is_at(dir) => receipt::checkpoint_identity(dir),
         Some(path) => receipt::file_identity(path),
         None => receipt::identity(Path::new(demo::NAME), demo::bytes()),
     }

@@ -1,10 +1,10 @@
-//! Ctrl-C while a file is written: the one there before stays as it was, with nothing beside it.
+//! Ctrl-C, SIGTERM and SIGHUP while a file is written: the one there before stays as it was, with nothing beside it.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -12,9 +12,15 @@ use crate::convert::write_checkpoint;
 use crate::support::{Ran, command};
 use crate::tiny::tiny;
 
-/// Runs `verb model out flags...` and interrupts it as soon as it has begun to write.
+const INT: (&str, i32) = ("-INT", 130);
+
+fn send(signal: &str, child: &Child) {
+    Command::new("kill").args([signal, &child.id().to_string()]).stderr(Stdio::null()).status().unwrap();
+}
+
+/// Runs `words... out flags...` and sends it `signal` as soon as it has begun to write.
 #[track_caller]
-fn interrupted(verb: &str, model: &Path, out: &Path, flags: &str) {
+fn interrupted(words: &[&OsStr], out: &Path, flags: &str, (signal, code): (&str, i32)) {
     let folder = out.parent().unwrap();
     let names = || -> BTreeSet<OsString> {
         fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect()
@@ -23,20 +29,16 @@ fn interrupted(verb: &str, model: &Path, out: &Path, flags: &str) {
     let before = names();
     for _ in 0..100 {
         fs::write(out, "before").unwrap();
-        let paths = [verb.as_ref(), model.as_os_str(), out.as_os_str()];
         let flags = flags.split_whitespace().map(OsStr::new);
-        let mut child = command(paths.into_iter().chain(flags)).spawn().unwrap();
+        let args = words.iter().copied().chain([out.as_os_str()]).chain(flags);
+        let mut child = command(args).spawn().unwrap();
         while names() == before && child.try_wait().unwrap().is_none() {
             sleep(Duration::from_micros(100));
         }
-        Command::new("kill")
-            .args(["-INT", &child.id().to_string()])
-            .stderr(std::process::Stdio::null())
-            .status()
-            .unwrap();
+        send(signal, &child);
         let ran: Ran = child.wait_with_output().unwrap().into();
         assert_eq!(names(), before, "{ran:?}");
-        if ran.code == Some(130) {
+        if ran.code == Some(code) {
             assert_eq!((&*ran.stdout, &*ran.stderr), ("", ""));
             assert_eq!(fs::read(out).unwrap(), b"before");
             return;
@@ -50,11 +52,58 @@ fn interrupted(verb: &str, model: &Path, out: &Path, flags: &str) {
 fn an_interrupted_conversion_leaves_nothing_behind() {
     let [checkpoint, folder] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     write_checkpoint(checkpoint.path(), 40_000);
-    interrupted("convert", checkpoint.path(), &folder.path().join("out.gguf"), "--force");
+    let words = ["convert".as_ref(), checkpoint.path().as_os_str()];
+    interrupted(&words, &folder.path().join("out.gguf"), "--force", INT);
 }
 
 #[test]
 fn an_interrupted_quantization_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
-    interrupted("quantize", tiny(), &folder.path().join("out.gguf"), "--type tq1_0 --force");
+    let words = ["quantize".as_ref(), tiny().as_os_str()];
+    interrupted(&words, &folder.path().join("out.gguf"), "--type tq1_0 --force", INT);
+}
+
+#[test]
+fn an_interrupted_synthesis_leaves_nothing_behind_whatever_the_signal() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = ["synth", "--shape", "mid"].map(OsStr::new);
+    for signal in [INT, ("-TERM", 143), ("-HUP", 129)] {
+        interrupted(&words, &folder.path().join("out.gguf"), "--force", signal);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_hangup_that_is_ignored_stays_ignored() {
+    let mut under_nohup = Command::new("nohup");
+    under_nohup.args([env!("CARGO_BIN_EXE_bitnet"), "run", "-m"]).arg(tiny());
+    under_nohup.args(["--tokens", "1", "--ignore-eos", "-n", "1000000", "-c", "1000001", "-q"]);
+    let mut child = under_nohup.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    sleep(Duration::from_millis(300));
+    send("-HUP", &child);
+    sleep(Duration::from_millis(300));
+    assert!(child.try_wait().unwrap().is_none(), "it went on");
+    send("-TERM", &child);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+/// Not even a process that is killed leaves a synthetic model: it has lost its name before it has a first byte.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_synthetic_model_has_no_name_that_could_be_left_or_foretold() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = "bench --synthetic mid -p 0 -n 1 -r 1000 -q".split(' ');
+    let mut child = command(args).env("TMPDIR", folder.path()).spawn().unwrap();
+    let mut seen = 0;
+    for _ in 0..50 {
+        sleep(Duration::from_millis(10));
+        seen += fs::read_dir(folder.path())
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().metadata().is_ok_and(|meta| meta.len() > 0))
+            .count();
+    }
+    assert!(child.try_wait().unwrap().is_none(), "it is at work");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!((seen, fs::read_dir(folder.path()).unwrap().count()), (0, 0));
 }

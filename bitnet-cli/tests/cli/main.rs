@@ -39,6 +39,8 @@ mod parity;
 #[cfg(feature = "full-cli")]
 mod perplexity;
 #[cfg(feature = "full-cli")]
+mod place;
+#[cfg(feature = "full-cli")]
 mod profile;
 #[cfg(feature = "full-cli")]
 mod quantize;

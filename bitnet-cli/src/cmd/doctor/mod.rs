@@ -84,7 +84,11 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
     let multiplies_per_s = probe::multiply_rate(n_threads)?;
     drop(progress);
     let found = Diagnosis { cpu: cpu_model(), machine, kernels, n_threads, read, multiplies_per_s };
-    Output::stdout().all(&if args.json { format!("{:#}\n", found.json()) } else { found.text() })?;
+    Output::stdout().before_verdict(&if args.json {
+        format!("{:#}\n", found.json())
+    } else {
+        found.text()
+    })?;
     let mut ill = false;
     for (_, result) in &found.kernels {
         if let Some(Err(why)) = result {

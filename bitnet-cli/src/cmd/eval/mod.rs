@@ -15,7 +15,7 @@ use super::load::{Loaded, identity, load, session_options};
 use crate::args::EvalArgs;
 use crate::exit::{Failure, complain};
 use crate::interrupt;
-use crate::output::Output;
+use crate::output::{Output, escaped};
 use crate::progress::Progress;
 use crate::receipt::{Receipt, file_identity};
 
@@ -58,17 +58,6 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<(), Failure> {
         let Question { task, prompt, answer } = question;
         json!({ "task": task, "prompt": prompt, "answer": answer, "found": text, "ended": ended })
     }));
-    if let Some(mut receipt) = receipt {
-        receipt.set("kind", "eval".into());
-        receipt.set("model", identity(args.model.model.as_deref())?);
-        receipt.set("data", data_identity(&args.data)?);
-        receipt.set("isa", model.kernels().isa().name().into());
-        receipt.set("threads", examinee.session.n_threads().into());
-        receipt.set("scores", scores.json(&args.least));
-        receipt.set("misses", misses.clone());
-        receipt.set("logits_sha256", hash.clone().into());
-        receipt.write()?;
-    }
     let answer = if args.json {
         let body = json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -81,7 +70,20 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<(), Failure> {
     } else {
         scores.table()
     };
-    Output::stdout().all(&answer)?;
+    // Neither is lost with the other: the answer is told first, and the receipt written even so.
+    let told = Output::stdout().before_verdict(&answer);
+    if let Some(mut receipt) = receipt {
+        receipt.set("kind", "eval".into());
+        receipt.set("model", identity(args.model.model.as_deref())?);
+        receipt.set("data", data_identity(&args.data)?);
+        receipt.set("isa", model.kernels().isa().name().into());
+        receipt.set("threads", examinee.session.n_threads().into());
+        receipt.set("scores", scores.json(&args.least));
+        receipt.set("misses", misses);
+        receipt.set("logits_sha256", hash.into());
+        receipt.write()?;
+    }
+    told?;
     scores.check(&args.least)
 }
 
@@ -177,9 +179,10 @@ impl Scores {
     }
 
     fn table(&self) -> String {
-        let width = self.0.iter().map(|score| score.task.chars().count()).max().unwrap_or(0);
-        let lines = self.0.iter().map(|score| {
-            let Score { task, n_right, n_asked } = score;
+        let names: Vec<String> = self.0.iter().map(|score| escaped(&score.task)).collect();
+        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+        let lines = self.0.iter().zip(&names).map(|(score, task)| {
+            let Score { n_right, n_asked, .. } = score;
             format!("{task:width$}  {n_right:>7} of {n_asked:<7} {:6.2} %\n", score.percent())
         });
         lines.collect()

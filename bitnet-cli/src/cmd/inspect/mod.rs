@@ -47,7 +47,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     if args.layout_test && report.verified.as_ref().is_none_or(Verified::is_sound) {
         report.layout = Some(LayoutTest::of(args, &gguf, &reading, open)?);
     }
-    Output::stdout().all(&if args.json { json::json(&report) } else { text::text(&report) })?;
+    Output::stdout().before_verdict(&if args.json { json::json(&report) } else { text::text(&report) })?;
     if let Some(fault) = report.verified.and_then(Verified::into_fault) {
         return Err(fault.into());
     }
