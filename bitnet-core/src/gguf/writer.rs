@@ -182,8 +182,7 @@ impl GgufWriter {
         self.write_file_if(target, fill, |_| Ok(()))
     }
 
-    /// The same, kept only if `check` approves of what was written; see
-    /// [`replace_file_if`](super::replace_file_if).
+    /// The same, kept only if `check` approves of what was written; see [`replace_file_if`].
     ///
     /// # Errors
     /// Also if `check` fails.
