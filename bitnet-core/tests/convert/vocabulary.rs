@@ -228,3 +228,28 @@ fn a_sentence_piece_model_is_read_without_a_tokenizer_json() {
     std::fs::write(dir.path().join("tokenizer.model"), &model[..200]).unwrap();
     assert!(refusal(dir.path()).contains("tokenizer.model: file: expected a SentencePiece model"));
 }
+
+#[test]
+fn special_ids_that_are_none_are_refused() {
+    let said = |file: &str, key: &str, value: Value| {
+        let mut c = with_tokenizer(&byte_level(&steps(&[LLAMA3])));
+        if file == "config.json" {
+            c.config[key] = value;
+        } else {
+            c.files.insert(file.into(), json!({key: value}).to_string());
+        }
+        refusal(c.write(1).path())
+    };
+    for (value, found) in
+        [(json!(272), "272"), (json!(-1), "-1"), (json!("1"), "\"1\""), (json!([1, 272]), "an array")]
+    {
+        for file in ["config.json", "generation_config.json"] {
+            for key in ["bos_token_id", "eos_token_id"] {
+                assert_eq!(
+                    said(file, key, value.clone()),
+                    format!("{file}: key {key}: expected token ids below vocab_size, 272, found {found}")
+                );
+            }
+        }
+    }
+}

@@ -27,21 +27,28 @@ impl Settings {
     pub(super) fn read(dir: &Path, config: &HfConfig) -> Result<Settings> {
         let generation = Object::read_if_there(&dir.join("generation_config.json"), MAX_FILE_BYTES)?;
         let homes = [generation.as_ref(), Some(&config.json)];
-        let ids = |key: &str| -> Vec<TokenId> {
-            let values = homes.iter().flatten().filter_map(|home| home.get(key));
-            let ids =
-                values.flat_map(|value| value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice));
-            ids.filter_map(|id| TokenId::try_from(id.as_u64()?).ok()).collect()
+        let ids = |key: &str| -> Result<Vec<TokenId>> {
+            let mut ids = Vec::new();
+            for home in homes.into_iter().flatten() {
+                let Some(value) = home.get(key) else { continue };
+                for id in value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice) {
+                    let id = id.as_u64().and_then(|id| TokenId::try_from(id).ok());
+                    let id = id.filter(|&id| (id as usize) < config.n_vocab);
+                    let expected = || format!("token ids below vocab_size, {}", config.n_vocab);
+                    ids.push(id.ok_or_else(|| home.wrong(key, &expected()))?);
+                }
+            }
+            Ok(ids)
         };
         let mut ends = Vec::new();
-        for id in ids("eos_token_id") {
+        for id in ids("eos_token_id")? {
             if !ends.contains(&id) {
                 ends.push(id);
             }
         }
         let tokenizer = Object::read_if_there(&dir.join("tokenizer_config.json"), MAX_FILE_BYTES)?;
         let added = Object::read_if_there(&dir.join("added_tokens.json"), MAX_FILE_BYTES)?;
-        Ok(Settings { tokenizer, added, bos: ids("bos_token_id").first().copied(), ends })
+        Ok(Settings { tokenizer, added, bos: ids("bos_token_id")?.first().copied(), ends })
     }
 
     /// Fills in the special ids of a vocabulary that has none yet; returns the padding token.
