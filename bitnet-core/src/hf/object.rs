@@ -124,13 +124,19 @@ fn shown(value: &Value) -> String {
     }
 }
 
+/// Refuses what is no regular file. To be asked before opening, because opening a pipe waits for its other end.
+pub(in crate::hf) fn regular(path: &Path) -> Result<()> {
+    let found = fs::metadata(path);
+    match found.map_err(|source| Error::Io { path: path.to_owned(), action: "open", source })?.is_file() {
+        true => Ok(()),
+        false => Err(malformed(path, "file", "a regular file", "a directory, a pipe or a device")),
+    }
+}
+
 /// All of a regular file of at most `max_bytes`.
 pub(in crate::hf) fn read_file(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     let io = |action| move |source| Error::Io { path: path.to_owned(), action, source };
-    // Asked before opening, because opening a pipe waits for its other end.
-    if !fs::metadata(path).map_err(io("open"))?.is_file() {
-        return Err(malformed(path, "file", "a regular file", "a directory, a pipe or a device"));
-    }
+    regular(path)?;
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(io("open"))?;
     file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(io("read"))?;

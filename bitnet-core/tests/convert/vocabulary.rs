@@ -253,3 +253,21 @@ fn special_ids_that_are_none_are_refused() {
         }
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn a_tokenizer_that_is_no_regular_file_is_refused() {
+    let c = tiny(272);
+    let place = |make: &dyn Fn(&std::path::Path)| {
+        let dir = c.write(1);
+        make(&dir.path().join("tokenizer.json"));
+        refusal(dir.path())
+    };
+    let expected = "tokenizer.json: file: expected a regular file, found a directory, a pipe or a device";
+    assert_eq!(place(&|path| std::fs::create_dir(path).unwrap()), expected);
+    // Opened, this one would wait for its other end for ever.
+    let fifo = |path: &std::path::Path| {
+        assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    };
+    assert_eq!(place(&fifo), expected);
+}

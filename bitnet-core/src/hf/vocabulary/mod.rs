@@ -11,6 +11,7 @@ mod settings;
 use std::path::{Path, PathBuf};
 
 use super::config::HfConfig;
+use super::object::regular;
 use crate::TokenId;
 use crate::error::Result;
 use crate::gguf::{ArrayBuf, GgufWriter, Value};
@@ -56,6 +57,7 @@ impl HfVocabulary {
     }
 
     fn from_json(file: PathBuf, config: &HfConfig, settings: &Settings) -> Result<HfVocabulary> {
+        regular(&file)?;
         // Refuses what is no BPE, and knows which token the post-processor puts first.
         let json = Tokenizer::from_file(&file, None)?;
         let parts = Parts::read(&file)?;
