@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::support::{Ran, bitnet};
-use crate::tiny::tiny;
+use crate::tiny::{on_tiny, tiny};
 
 /// Every verb that opens a model, on `path`.
 fn open(path: &Path) -> Vec<Ran> {
@@ -68,5 +68,22 @@ fn names_from_a_file_do_not_reach_the_terminal_raw() {
     fs::write(&path, bytes).unwrap();
     for ran in open(&path) {
         assert!(!ran.stdout.contains('\x1b') && !ran.stderr.contains('\x1b'), "{ran:?}");
+    }
+}
+
+/// One that makes the library that reads it panic is refused as quietly as one that is cut off.
+#[test]
+fn a_bad_tokenizer_is_a_bad_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let bpe = r#"{"model": {"type": "BPE", "continuing_subword_prefix": "@@@@", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}}"#;
+    for (text, found) in [
+        (&bpe[..20], "EOF while parsing a string at line 1 column 20"),
+        (bpe, "parts that contradict each other"),
+    ] {
+        fs::write(&path, text).unwrap();
+        let ran = on_tiny("run", &format!("--tokenizer {} -p hi -n 1", path.display()));
+        let said = format!("{}: tokenizer: expected a tokenizer.json, found {found}", path.display());
+        assert_eq!(ran.refused(3), said);
     }
 }

@@ -10,7 +10,9 @@
 
 mod bpe;
 mod chat;
+mod claims;
 mod gguf_vocab;
+mod guard;
 mod json;
 mod merge;
 mod split;

@@ -246,6 +246,9 @@ fn files_that_are_no_tokenizer_are_refused() {
         error.to_string()
     };
     assert!(refusal(&|file| *file = json!([1, 2])).contains("expected a tokenizer.json"));
+    let long = "x".repeat(5_000_000);
+    let said = refusal(&|file| file["model"]["merges"] = json!([format!("{long} e")]));
+    assert!(said.len() < 1000 && said.contains("out of vocabulary"), "{} bytes", said.len());
     assert!(refusal(&|file| file["model"]["merges"] = json!(["no such"])).contains("out of vocabulary"));
     assert!(refusal(&|file| file["model"]["dropout"] = json!(0.5)).contains("random merges"));
     assert!(refusal(&|file| file["pre_tokenizer"] = Value::Null).contains("expected ByteLevel"));
@@ -254,8 +257,170 @@ fn files_that_are_no_tokenizer_are_refused() {
     );
     let words = json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"});
     assert!(refusal(&|file| file["model"] = words.clone()).contains("only BPE is supported"));
-    std::fs::write(dir.path().join("half.json"), &good.to_string()[..500]).unwrap();
-    assert!(Tokenizer::from_file(&dir.path().join("half.json"), None).unwrap_err().is_bad_file());
+    std::fs::write(dir.path().join("half.json"), "{\"version\": \"1.0\",\n \"mod").unwrap();
+    let half = Tokenizer::from_file(&dir.path().join("half.json"), None).unwrap_err();
+    let found = "half.json: tokenizer: expected a tokenizer.json, found EOF while parsing a string at line 2 column 5";
+    assert!(half.is_bad_file() && half.to_string().ends_with(found), "{half}");
     let missing = Tokenizer::from_file(&dir.path().join("missing.json"), None).unwrap_err().to_string();
     assert!(missing.starts_with("cannot read ") && missing.contains("missing.json"), "{missing}");
+}
+
+#[test]
+fn what_makes_the_crate_panic_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = document(&random_vocabulary(&mut Random(7)), split_steps(&[r"\p{L}+"]), true);
+    let refusal = |change: &dyn Fn(&mut Value)| {
+        let mut file = good.clone();
+        change(&mut file);
+        let error = Tokenizer::from_file(&write(dir.path(), &file), None).unwrap_err();
+        assert!(error.is_bad_file(), "{error}");
+        let said = error.to_string();
+        said.split_once("tokenizer.json: ").unwrap().1.to_owned()
+    };
+    let contradiction = "tokenizer: expected a tokenizer.json, found parts that contradict each other";
+    assert_eq!(refusal(&|file| file["post_processor"]["special_tokens"] = json!({})), contradiction);
+    assert_eq!(refusal(&|file| file["model"]["continuing_subword_prefix"] = json!("####")), contradiction);
+    let normalizer = |step: Value| refusal(&|file| file["normalizer"] = step.clone());
+    assert_eq!(
+        normalizer(json!({"type": "Replace", "pattern": {"String": ""}, "content": "x"})),
+        "normalizer.pattern: expected a text to replace, found none: every place in a text has that"
+    );
+    // A trie of one unit that leads out of it.
+    let map = |text| json!({"type": "Precompiled", "precompiled_charsmap": text});
+    assert_eq!(normalizer(map("BAAAAP////8=")), contradiction);
+    let length = json!({"type": "Sequence", "pretokenizers": [{"type": "FixedLength", "length": 0}, byte_level_step(false)]});
+    assert_eq!(
+        refusal(&|file| file["pre_tokenizer"] = length.clone()),
+        "pre_tokenizer.length: expected 1 or more, found 0"
+    );
+}
+
+/// Of a map that a text does not meet in the probe, but in a prompt.
+#[test]
+fn a_panic_on_some_text_is_the_files_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = document(&random_vocabulary(&mut Random(8)), split_steps(&[r"\p{L}+"]), true);
+    // Of the trie's 256 units only the last lets a byte through, 0xf3, and to a unit that is not there.
+    let mut units = [0u32; 256];
+    units[0xf3] = 0xf3 | 0x3ff << 10;
+    let trie = units.iter().flat_map(|unit| unit.to_le_bytes());
+    let map: Vec<u8> = 1024u32.to_le_bytes().into_iter().chain(trie).chain(*b"x\0").collect();
+    file["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": base64(&map)});
+    let tokenizer = Tokenizer::from_file(&write(dir.path(), &file), None).unwrap();
+    assert!(!tokenizer.encode("a", false).unwrap().is_empty());
+    let error = tokenizer.encode("\u{e0100}", false).unwrap_err();
+    assert!(
+        error.is_bad_file() && error.to_string().ends_with("parts that contradict each other"),
+        "{error}"
+    );
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let three = bytes.chunks(3).flat_map(|three| {
+        let word = three.iter().fold(0, |word, &byte| word << 8 | u32::from(byte)) << (8 * (3 - three.len()));
+        let digit = move |i: usize| char::from(DIGITS[(word >> (18 - 6 * i)) as usize & 63]);
+        let n = three.len();
+        (0..4).map(move |i| if i <= n { digit(i) } else { '=' })
+    });
+    three.collect()
+}
+
+#[test]
+fn what_would_fill_the_memory_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = document(&random_vocabulary(&mut Random(9)), split_steps(&[r"\p{L}+"]), true);
+    let refusal = |change: &dyn Fn(&mut Value)| {
+        let mut file = good.clone();
+        change(&mut file);
+        let error = Tokenizer::from_file(&write(dir.path(), &file), None).unwrap_err();
+        assert!(error.is_bad_file(), "{error}");
+        let said = error.to_string();
+        said.split_once("tokenizer.json: ").unwrap().1.to_owned()
+    };
+    let normalizer = |steps: Vec<Value>| {
+        refusal(&|file| file["normalizer"] = json!({"type": "Sequence", "normalizers": steps}))
+    };
+    assert_eq!(
+        normalizer(vec![json!({"type": "Precompiled", "precompiled_charsmap": "/////w=="})]),
+        "normalizer.precompiled_charsmap: expected a trie within the 0 bytes there are, found one of 4294967295 bytes"
+    );
+    let every = json!({"type": "Replace", "pattern": {"Regex": "."}, "content": "z".repeat(200)});
+    assert!(normalizer(vec![every; 5]).contains("expected steps that make a text at most 1024 times longer"));
+    assert_eq!(
+        normalizer(vec![json!({"type": "Prepend", "prepend": "z".repeat(1025)})]),
+        "normalizer.prepend: expected at most 1024 bytes of text, found 1025 bytes"
+    );
+    assert_eq!(
+        normalizer(vec![json!({"type": "NFC"}); 100]),
+        "normalizer: expected steps that make a text at most 1024 times longer, found 2187 times or more"
+    );
+    assert_eq!(
+        normalizer(vec![json!({"type": "Nmt"}); 100]),
+        "normalizer: expected at most 64 steps, found more"
+    );
+    let added = |id: usize, content: String| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": true, "special": false})
+    };
+    let one = json!([added(0, "h".repeat(1025))]);
+    assert_eq!(
+        refusal(&|file| file["added_tokens"] = one.clone()),
+        "added_tokens.content: expected at most 1024 bytes of text, found 1025 bytes"
+    );
+    let many: Vec<Value> = (0..1100).map(|id| added(id, format!("{id:01000}"))).collect();
+    assert!(
+        refusal(&|file| file["added_tokens"] = json!(many))
+            .contains("added_tokens: expected at most 1048576 bytes")
+    );
+    let long = "z".repeat(5000);
+    assert_eq!(
+        refusal(&|file| file["model"]["vocab"][&long] = json!(7000)),
+        "model.vocab: expected tokens of at most 4096 bytes, found one of 5000 bytes"
+    );
+    assert_eq!(
+        refusal(&|file| file["model"]["vocab"]["another"] = json!(97)),
+        "model.vocab: expected one token to an id, found two of id 97"
+    );
+    assert_eq!(
+        refusal(&|file| file["model"]["unk_token"] = json!(long)),
+        "model.unk_token: expected at most 1024 bytes of text, found 5000 bytes"
+    );
+    // What stands twice is checked as it is used.
+    let text = good.to_string();
+    let map = r#"{"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////w=="},"#;
+    let twice = dir.path().join("twice.json");
+    std::fs::write(&twice, text.replacen('{', map, 1)).unwrap();
+    Tokenizer::from_file(&twice, None).unwrap();
+}
+
+#[test]
+fn a_text_may_grow_to_a_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let vocabulary = random_vocabulary(&mut Random(10));
+    let known = document(&vocabulary, split_steps(&[LLAMA3]), true);
+    let known = Tokenizer::from_file(&write(dir.path(), &known), None).unwrap();
+    let error = known.encode(&" ".repeat(9 << 20), false).unwrap_err();
+    assert!(error.is_misuse());
+    assert_eq!(
+        error.to_string(),
+        "prompt: a word of 9437184 bytes, with this tokenizer.json at most 4194304 are accepted"
+    );
+    let mut file = document(&vocabulary, split_steps(&[r"\p{L}+"]), true);
+    file["normalizer"] = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "e".repeat(100)});
+    let grows = Tokenizer::from_file(&write(dir.path(), &file), None).unwrap();
+    let error = grows.encode(&"a ".repeat(50_000), false).unwrap_err().to_string();
+    assert_eq!(error, "prompt: a text of 100000 bytes, with this tokenizer.json at most 41943 are accepted");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_directory_and_a_device_are_no_tokenizer() {
+    let dir = tempfile::tempdir().unwrap();
+    for (path, found) in [(dir.path(), "a directory"), (Path::new("/dev/zero"), "a device or a socket")] {
+        let error = Tokenizer::from_file(path, None).unwrap_err();
+        let said = format!("{}: file: expected a regular file or a pipe, found {found}", path.display());
+        assert!(error.is_bad_file());
+        assert_eq!(error.to_string(), said);
+    }
 }

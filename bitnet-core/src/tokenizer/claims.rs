@@ -1,0 +1,251 @@
+//! What a `tokenizer.json` asks for, held against limits before the crate acts on it.
+//!
+//! Only what the crate is to do is looked at here, and none of the vocabulary. The crate is handed what was checked,
+//! not what was read: a key that stands twice has one value in both.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::error::{Error, Result};
+
+/// Of a text to put in, to look for, or to call an added token by. Published ones have at most some 100 bytes.
+pub(super) const MAX_PART_BYTES: usize = 1024;
+/// Of all added tokens, as long as the normalizer may make them (Gemma 3: 6415 tokens, 100 kB). The crate makes an
+/// automaton of them, which takes half a second for so many.
+const MAX_ADDED_BYTES: usize = 1 << 20;
+/// Steps of a normalizer or of a pre-tokenizer. Published ones have at most ten.
+const MAX_STEPS: usize = 64;
+/// How many times longer a text may become. Published files stay below 40.
+const MAX_GROWTH: usize = 1024;
+/// Of a SentencePiece character map, in base64. Published ones have 320 kB.
+const MAX_CHARSMAP_BYTES: usize = 4 << 20;
+
+/// A `tokenizer.json` that asks for nothing unreasonable.
+#[derive(Debug)]
+pub(super) struct Claims {
+    /// What of it the crate is to read.
+    pub(super) json: Vec<u8>,
+    /// How many times longer its normalizer and its pre-tokenizer may make a text.
+    pub(super) growth: usize,
+}
+
+impl Claims {
+    pub(super) fn check(path: &Path, bytes: &[u8]) -> Result<Claims> {
+        let invalid = |error: serde_json::Error| malformed(path, error.to_string());
+        let mut members: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(bytes).map_err(invalid)?;
+        // Files made for training cut and pad their input, a prompt is taken whole; printing is not left to the crate.
+        for unused in ["decoder", "padding", "truncation"] {
+            members.remove(unused);
+        }
+        let mut part = |key: &str| -> Result<Value> {
+            let Some(raw) = members.get_mut(key) else { return Ok(Value::Null) };
+            let value = serde_json::from_str(raw.get()).map_err(invalid)?;
+            *raw = to_raw_value(&value).map_err(invalid)?;
+            Ok(value)
+        };
+        let (added, normalizer, pre_tokenizer) =
+            (part("added_tokens")?, part("normalizer")?, part("pre_tokenizer")?);
+        let added = Added::check(&added).map_err(|fault| fault.at(path))?;
+        let normalized = growth("normalizer", &normalizer, &|step| normalizer_step(step, &added));
+        let normalized = normalized.map_err(|fault| fault.at(path))?;
+        if added.n_bytes.saturating_mul(normalized) > MAX_ADDED_BYTES {
+            let found = format!(
+                "{} bytes, which the normalizer makes up to {normalized} times longer",
+                added.n_bytes
+            );
+            let fault = Fault::new("added_tokens", format!("at most {MAX_ADDED_BYTES} bytes of text"), found);
+            return Err(fault.at(path));
+        }
+        let cut =
+            growth("pre_tokenizer", &pre_tokenizer, &pre_tokenizer_step).map_err(|fault| fault.at(path))?;
+        let json = serde_json::to_vec(&members).map_err(invalid)?;
+        Ok(Claims { json, growth: normalized.saturating_mul(cut) })
+    }
+}
+
+/// The error of a file that is no `tokenizer.json` the crate can use.
+pub(super) fn malformed(path: &Path, found: String) -> Error {
+    Fault::new("tokenizer", "a tokenizer.json".into(), found).at(path)
+}
+
+/// An error that does not know its file yet.
+struct Fault {
+    item: String,
+    expected: String,
+    found: String,
+}
+
+impl Fault {
+    fn new(item: &str, expected: String, found: String) -> Fault {
+        Fault { item: item.into(), expected, found }
+    }
+
+    fn at(self, path: &Path) -> Error {
+        let Fault { item, expected, found } = self;
+        Error::Malformed { path: path.into(), item, expected, found }
+    }
+}
+
+/// Refuses a text that is too long to be what it claims to be.
+fn short(item: &str, text: &str) -> Result<usize, Fault> {
+    match text.len() {
+        n if n <= MAX_PART_BYTES => Ok(n),
+        n => Err(Fault::new(item, format!("at most {MAX_PART_BYTES} bytes of text"), format!("{n} bytes"))),
+    }
+}
+
+/// What the added tokens amount to.
+struct Added {
+    n_bytes: usize,
+    /// Of those that cut text, which control tokens do not.
+    shortest_cut: Option<usize>,
+}
+
+impl Added {
+    fn check(tokens: &Value) -> Result<Added, Fault> {
+        let mut added = Added { n_bytes: 0, shortest_cut: None };
+        for token in tokens.as_array().into_iter().flatten() {
+            let content = token.get("content").and_then(Value::as_str).unwrap_or_default();
+            let n = short("added_tokens.content", content)?;
+            added.n_bytes += n;
+            if n > 0 && token.get("special") != Some(&Value::Bool(true)) {
+                added.shortest_cut = Some(added.shortest_cut.map_or(n, |shortest| shortest.min(n)));
+            }
+        }
+        Ok(added)
+    }
+}
+
+/// How many times longer all steps in `part` may make a text, by what `of_step` says of one.
+fn growth(
+    item: &str,
+    part: &Value,
+    of_step: &dyn Fn(&Value) -> Result<usize, Fault>,
+) -> Result<usize, Fault> {
+    let (mut n_steps, mut growth) = (0, 1_usize);
+    let mut rest = vec![part];
+    while let Some(value) = rest.pop() {
+        match value {
+            Value::Array(values) => rest.extend(values),
+            Value::Object(members) => {
+                n_steps += 1;
+                growth = growth.saturating_mul(of_step(value)?);
+                rest.extend(members.iter().filter(|(key, _)| *key != "pattern").map(|(_, value)| value));
+            }
+            _ => {}
+        }
+        if n_steps > MAX_STEPS {
+            return Err(Fault::new(item, format!("at most {MAX_STEPS} steps"), "more".into()));
+        }
+        if growth > MAX_GROWTH {
+            let expected = format!("steps that make a text at most {MAX_GROWTH} times longer");
+            return Err(Fault::new(item, expected, format!("{growth} times or more")));
+        }
+    }
+    Ok(growth)
+}
+
+/// How many times longer a step of the normalizer may make a text. Older files give steps no type: what they have
+/// tells what they are.
+fn normalizer_step(step: &Value, added: &Added) -> Result<usize, Fault> {
+    let text = |key: &str| step.get(key).and_then(Value::as_str);
+    if let Some(map) = text("precompiled_charsmap") {
+        return charsmap(map);
+    }
+    if let Some(prepend) = text("prepend") {
+        let n = short("normalizer.prepend", prepend)?;
+        // Once for the text, and once more behind every added token in it.
+        return Ok(1 + added.shortest_cut.map_or(0, |shortest| n.div_ceil(shortest + 1)));
+    }
+    if let Some(content) = text("content") {
+        let n = short("normalizer.content", content)?;
+        return match step.get("pattern").and_then(|pattern| pattern.get("String")?.as_str()) {
+            Some("") => {
+                let found = "none: every place in a text has that".into();
+                Err(Fault::new("normalizer.pattern", "a text to replace".into(), found))
+            }
+            Some(pattern) => Ok(n.div_ceil(short("normalizer.pattern", pattern)?).max(1)),
+            None => Ok(1 + n), // an expression may match the nothing between two bytes
+        };
+    }
+    // The factors of Unicode's normal forms in UTF-8 are those of its FAQ.
+    Ok(match text("type") {
+        Some("Sequence" | "Strip" | "StripAccents" | "Nmt") => 1,
+        Some("Lowercase" | "ByteLevel") => 2,
+        Some("NFC" | "NFD") => 3,
+        Some("NFKC" | "NFKD") => 11,
+        _ => 12, // BertNormalizer: spaces around characters, decomposed, in lower case
+    })
+}
+
+/// How many times longer a step of the pre-tokenizer may make a text.
+fn pre_tokenizer_step(step: &Value) -> Result<usize, Fault> {
+    let on = |key: &str| step.get(key).and_then(Value::as_bool) != Some(false);
+    if step.get("length").and_then(Value::as_u64) == Some(0) {
+        return Err(Fault::new("pre_tokenizer.length", "1 or more".into(), "0".into()));
+    }
+    Ok(match step.get("type").and_then(Value::as_str) {
+        Some("ByteLevel") if on("add_prefix_space") => 4,
+        Some("ByteLevel") => 2,
+        Some("Metaspace") => {
+            let space = step.get("replacement").and_then(Value::as_str).map_or(4, str::len);
+            let before_words =
+                matches!(step.get("prepend_scheme").and_then(Value::as_str), None | Some("always"));
+            if before_words && on("add_prefix_space") { 2 * space.clamp(1, 4) } else { space.clamp(1, 4) }
+        }
+        Some(_) => 1,
+        None => 8,
+    })
+}
+
+/// How many times longer a SentencePiece character map may make a text: the bytes of a trie after their number, then
+/// texts that end in zero bytes.
+fn charsmap(base64: &str) -> Result<usize, Fault> {
+    let wrong =
+        |expected: String, found: String| Fault::new("normalizer.precompiled_charsmap", expected, found);
+    if base64.len() > MAX_CHARSMAP_BYTES {
+        return Err(wrong(
+            format!("at most {MAX_CHARSMAP_BYTES} bytes of base64"),
+            format!("{} bytes", base64.len()),
+        ));
+    }
+    let map = decode_base64(base64).ok_or_else(|| wrong("base64".into(), "another character".into()))?;
+    let Some((size, rest)) = map.split_first_chunk() else {
+        return Err(wrong("the size of a trie".into(), format!("{} bytes", map.len())));
+    };
+    let size = u32::from_le_bytes(*size) as usize;
+    let Some(texts) = rest.get(size..).filter(|_| size >= 4) else {
+        return Err(wrong(
+            format!("a trie within the {} bytes there are", rest.len()),
+            format!("one of {size} bytes"),
+        ));
+    };
+    let longest = texts.split(|&byte| byte == 0).map(<[u8]>::len).max().unwrap_or(0);
+    Ok(longest.max(1))
+}
+
+/// The bytes that `text` stands for; the crate is strict about its end, so that this need not be.
+fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut word, mut n_bits) = (0_u32, 0);
+    for c in text.trim_end_matches('=').bytes() {
+        let six = match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        word = word << 6 | u32::from(six);
+        n_bits += 6;
+        if n_bits >= 8 {
+            n_bits -= 8;
+            bytes.push((word >> n_bits) as u8);
+        }
+    }
+    Some(bytes)
+}
