@@ -18,6 +18,13 @@ fn send(signal: &str, child: &Child) {
     Command::new("kill").args([signal, &child.id().to_string()]).stderr(Stdio::null()).status().unwrap();
 }
 
+/// Whether a hangup is ignored here, as under nohup: whatever is started then ignores it, too.
+fn hangup_is_ignored() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() & 1 == 1)
+}
+
 /// Runs `words... out flags...` and sends it `signal` as soon as it has begun to write.
 #[track_caller]
 fn interrupted(words: &[&OsStr], out: &Path, flags: &str, (signal, code): (&str, i32)) {
@@ -66,8 +73,9 @@ fn an_interrupted_quantization_leaves_nothing_behind() {
 #[test]
 fn an_interrupted_synthesis_leaves_nothing_behind_whatever_the_signal() {
     let folder = tempfile::tempdir().unwrap();
-    let words = ["synth", "--shape", "mid"].map(OsStr::new);
-    for signal in [INT, ("-TERM", 143), ("-HUP", 129)] {
+    let words = ["synth", "--shape", "large"].map(OsStr::new); // longer in writing than a signal is on its way
+    let signals = [INT, ("-TERM", 143), ("-HUP", 129)];
+    for signal in signals.into_iter().take(if hangup_is_ignored() { 2 } else { 3 }) {
         interrupted(&words, &folder.path().join("out.gguf"), "--force", signal);
     }
 }

@@ -234,17 +234,21 @@ fn sentence_piece_like_files_run_in_the_crate() {
     assert!(error.is_misuse() && error.to_string().contains("its rule cannot be replaced"), "{error}");
 }
 
+/// What is said of a file like `good` but for a change, after its name.
+fn refusal(dir: &Path, good: &Value, change: &dyn Fn(&mut Value)) -> String {
+    let mut file = good.clone();
+    change(&mut file);
+    let error = Tokenizer::from_file(&write(dir, &file), None).unwrap_err();
+    assert!(error.is_bad_file(), "{error}");
+    let said = error.to_string();
+    said.split_once("tokenizer.json: ").unwrap().1.to_owned()
+}
+
 #[test]
 fn files_that_are_no_tokenizer_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let good = document(&random_vocabulary(&mut Random(5)), split_steps(&[LLAMA3]), true);
-    let refusal = |change: &dyn Fn(&mut Value)| {
-        let mut file = good.clone();
-        change(&mut file);
-        let error = Tokenizer::from_file(&write(dir.path(), &file), None).unwrap_err();
-        assert!(error.is_bad_file(), "{error}");
-        error.to_string()
-    };
+    let refusal = |change: &dyn Fn(&mut Value)| refusal(dir.path(), &good, change);
     assert!(refusal(&|file| *file = json!([1, 2])).contains("expected a tokenizer.json"));
     let long = "x".repeat(5_000_000);
     let said = refusal(&|file| file["model"]["merges"] = json!([format!("{long} e")]));
@@ -269,14 +273,7 @@ fn files_that_are_no_tokenizer_are_refused() {
 fn what_makes_the_crate_panic_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let good = document(&random_vocabulary(&mut Random(7)), split_steps(&[r"\p{L}+"]), true);
-    let refusal = |change: &dyn Fn(&mut Value)| {
-        let mut file = good.clone();
-        change(&mut file);
-        let error = Tokenizer::from_file(&write(dir.path(), &file), None).unwrap_err();
-        assert!(error.is_bad_file(), "{error}");
-        let said = error.to_string();
-        said.split_once("tokenizer.json: ").unwrap().1.to_owned()
-    };
+    let refusal = |change: &dyn Fn(&mut Value)| refusal(dir.path(), &good, change);
     let contradiction = "tokenizer: expected a tokenizer.json, found parts that contradict each other";
     assert_eq!(refusal(&|file| file["post_processor"]["special_tokens"] = json!({})), contradiction);
     assert_eq!(refusal(&|file| file["model"]["continuing_subword_prefix"] = json!("####")), contradiction);
@@ -330,14 +327,7 @@ fn base64(bytes: &[u8]) -> String {
 fn what_would_fill_the_memory_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let good = document(&random_vocabulary(&mut Random(9)), split_steps(&[r"\p{L}+"]), true);
-    let refusal = |change: &dyn Fn(&mut Value)| {
-        let mut file = good.clone();
-        change(&mut file);
-        let error = Tokenizer::from_file(&write(dir.path(), &file), None).unwrap_err();
-        assert!(error.is_bad_file(), "{error}");
-        let said = error.to_string();
-        said.split_once("tokenizer.json: ").unwrap().1.to_owned()
-    };
+    let refusal = |change: &dyn Fn(&mut Value)| refusal(dir.path(), &good, change);
     let normalizer = |steps: Vec<Value>| {
         refusal(&|file| file["normalizer"] = json!({"type": "Sequence", "normalizers": steps}))
     };
