@@ -1,6 +1,6 @@
 //! What the kernels reach of what the machine can do, on one thread.
 //!
-//! `cargo bench -p bitnet-core --bench kernels` prints, for each instruction set this CPU has, the median and spread
+//! `cargo bench -p bitnet-core --bench kernels` prints, for each table of kernels this CPU runs, the median and spread
 //! of eleven runs in GB/s and GMAC/s, and the median as a share of the ceiling that `bitnet doctor` measures too:
 //! memory bandwidth for a matrix times a vector, the multiply rate for a ternary matrix times many. Attention is in
 //! f32, and its ceiling is not measured. Every answer is checked first: it must be the scalar kernel's, bit for bit.
@@ -55,9 +55,9 @@ struct Work {
 }
 
 impl Machine {
-    /// Runs `kernel` with every instruction set, all taking turns, and prints a line for each.
+    /// Runs `kernel` with every table of kernels, all taking turns, and prints a line for each.
     fn show<T: Pod>(&self, work: &Work, n_out: usize, kernel: impl Fn(&Kernels, &mut [T])) {
-        let tables: Vec<_> = Isa::available().into_iter().map(|isa| Kernels::for_isa(isa).unwrap()).collect();
+        let tables = Kernels::all();
         let mut expected = vec![T::zeroed(); n_out];
         kernel(Kernels::for_isa(Isa::Scalar).unwrap(), &mut expected);
         let mut found = vec![T::zeroed(); n_out];
@@ -65,7 +65,7 @@ impl Machine {
             found.fill(T::zeroed());
             kernel(table, &mut found);
             let same = bytemuck::cast_slice::<T, u8>(&found) == bytemuck::cast_slice::<T, u8>(&expected);
-            assert!(same, "{} on {}: not the scalar kernel's answer", work.name, table.isa().name());
+            assert!(same, "{} on {}: not the scalar kernel's answer", work.name, table.name());
         }
         let mut seconds = vec![[0.0; RUNS]; tables.len()];
         for run in 0..RUNS {
@@ -86,9 +86,9 @@ impl Machine {
             let share = if share.is_nan() { "-".into() } else { format!("{share:.1} %") };
             let [fast, slow] = [seconds[0], seconds[RUNS - 1]].map(|s| seconds[RUNS / 2] / s);
             println!(
-                "{:<20} {:<7} {gb:7.2} GB/s {gmac:7.1} GMAC/s {share:>7}  ({slow:.2} to {fast:.2} of it)",
+                "{:<20} {:<16} {gb:7.2} GB/s {gmac:7.1} GMAC/s {share:>7}  ({slow:.2} to {fast:.2} of it)",
                 work.name,
-                table.isa().name()
+                table.name()
             );
         }
     }
@@ -246,9 +246,8 @@ fn matrices(machine: &Machine, n_tokens: usize) {
     let mut q = vec![0i8; n_tokens * COLS];
     let scales: Vec<_> =
         q.chunks_exact_mut(COLS).map(|q| Kernels::detect().quantize(q, &floats(COLS))).collect();
-    let tokens: HashMap<Isa, Tokens> = (Isa::available().into_iter())
-        .map(|isa| (isa, Tokens::pack(Kernels::for_isa(isa).unwrap(), &q, &scales)))
-        .collect();
+    let tokens: HashMap<&str, Tokens> =
+        Kernels::all().into_iter().map(|k| (k.name(), Tokens::pack(k, &q, &scales))).collect();
     let work = Work {
         name: "gemm_i2s".into(),
         bytes: packed.len(),
@@ -261,7 +260,7 @@ fn matrices(machine: &Machine, n_tokens: usize) {
         k.gemm_i2s(
             &mut outs,
             Ternary::new(&packed, ROWS, COLS),
-            &tokens[&k.isa()].tiles(),
+            &tokens[k.name()].tiles(),
             0.37,
             &mut panel.borrow_mut(),
         );

@@ -1,6 +1,7 @@
 //! `bitnet doctor` on whatever machine the tests run on.
 
 use bitnet_core::Isa;
+use bitnet_core::kernels::Kernels;
 use serde_json::Value;
 
 use crate::support::words;
@@ -21,6 +22,8 @@ fn every_instruction_set_here_is_executed_and_right() {
         );
     }
     assert_eq!(found["used"], Isa::available().last().unwrap().name());
+    let tables: Vec<&str> = Kernels::all().into_iter().map(Kernels::name).collect();
+    assert!(tables.contains(&found["table"].as_str().unwrap()), "{} of {tables:?}", found["table"]);
     assert!(found["cores"]["usable"].as_u64().unwrap() >= 1);
     let speed = |key: &str| found[key].as_f64().unwrap();
     let estimate = |key: &str| found["estimate"][key].as_f64().unwrap();

@@ -171,8 +171,7 @@ fn matrices(golden: &Golden, isa: Isa) -> Vec<[String; 4]> {
 pub(crate) fn ternary_kernel(isa: Isa) -> &'static str {
     match isa {
         Isa::Scalar => "scalar",
-        Isa::Neon => Kernels::for_isa(isa).unwrap().ternary_name(), // one of two, as the CPU has it
-        Isa::Avx2 => "avx2",
+        Isa::Neon | Isa::Avx2 => Kernels::for_isa(isa).unwrap().ternary_name(), // one of two, as the CPU has it
         Isa::Avx512 => "avx512vnni",
     }
 }

@@ -24,6 +24,9 @@ pub(super) fn supported() -> bool {
 /// The AVX2 kernels.
 pub(super) const KERNELS: Kernels = Kernels {
     isa: super::Isa::Avx2,
+    name: "avx2",
+    ternary: "avx2",
+    tri5: "tri5-avx2",
     tile: TILE,
     pairs: false,
     pair_up,

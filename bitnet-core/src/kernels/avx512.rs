@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use std::cell::Cell;
 
 use super::avx512f16::{attn_mix, attn_scores, gemv_f16};
-use super::avx512gemm::{TILE, gemm_i2s};
+use super::avx512gemm::{PAIRS_TILE, TILE, gemm_i2s, gemm_i2s_pairs};
 use super::{Kernels, elementwise};
 use crate::ops::screen::ShadowVector;
 use crate::pages::Lines;
@@ -32,8 +32,11 @@ pub(super) fn supported() -> bool {
 /// The AVX-512 kernels.
 pub(super) const KERNELS: Kernels = Kernels {
     isa: super::Isa::Avx512,
+    name: "avx512",
+    ternary: "avx512vnni",
+    tri5: "tri5-avx512vnni",
     tile: TILE,
-    pairs: true,
+    pairs: false,
     pair_up,
     rms_norm,
     quantize,
@@ -62,6 +65,10 @@ pub(super) const KERNELS: Kernels = Kernels {
     attn_scores,
     attn_mix,
 };
+
+/// The same, multiplying pairs.
+pub(super) const PAIRS: Kernels =
+    Kernels { name: "avx512-pairs", tile: PAIRS_TILE, pairs: true, gemm_i2s: gemm_i2s_pairs, ..KERNELS };
 
 elementwise!("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c");
 

@@ -1,8 +1,12 @@
-//! AVX-512 with VNNI: a ternary matrix times many tokens, two products for one multiplication (see `paired.rs`).
+//! AVX-512 with VNNI: a ternary matrix times many tokens. Two ways, which `avx512weigh.rs` chooses from.
 //!
-//! A Zen 4 core starts two operations of 64 bytes a cycle, one of them a multiplication. Plainly multiplied, the other
-//! one idles: 64 products a cycle. Of pairs alone, 128 products take a multiplication and two additions: 85 a cycle.
-//! Eleven pairs and ten plain groups to a block take 21 multiplications and 22 additions for 32 groups: 95 a cycle.
+//! **Plainly**, a multiplication is 64 products: the way of a core that starts two multiplications of 64 bytes a cycle
+//! and nothing beside them, as Intel's do.
+//!
+//! **In pairs** (see `paired.rs`), a multiplication and two additions are 128 products: the way of a core that adds
+//! beside a multiplication. Zen 4 starts two operations of 64 bytes a cycle, one of them a multiplication: 64 products
+//! plainly, 85 of pairs alone. Eleven pairs and ten plain groups to a block take 21 multiplications and 22 additions for
+//! 32 groups: 95 a cycle.
 #![expect(unsafe_code, reason = "loads and stores through pointers taken from slices of checked length")]
 
 use std::arch::x86_64::*;
@@ -16,20 +20,45 @@ use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
 use crate::trace::trace_timing;
 
-/// Tokens of a tile: 20 accumulators, and the rest for weights, activations and the sums of both.
-pub(super) const TILE: usize = 10;
+/// Tokens of a tile: 24 accumulators, and the rest for weights and activations.
+pub(super) const TILE: usize = 12;
+/// Tokens of a tile of pairs: 20 accumulators, and the rest for weights, activations and the sums of both.
+pub(super) const PAIRS_TILE: usize = 10;
 /// Rows of a panel: two registers of 16 i32 sums.
-const PANEL: usize = 32;
+pub(super) const PANEL: usize = 32;
 /// How far ahead of a load a panel's next bytes are asked for.
 const AHEAD: usize = 1024;
 /// One group of each row of a panel.
-type Codes = [u8; GROUP * PANEL];
+pub(super) type Codes = [u8; GROUP * PANEL];
 
-/// A panel of rows is unpacked once so that a register holds a group of each of 16 rows; then every tile of tokens
-/// runs through it with a broadcast activation, and no sum is ever horizontal.
 #[trace_timing(avx512_gemm_i2s)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 pub(super) fn gemm_i2s(
+    y: &mut [&mut [f32]],
+    w: Ternary<'_>,
+    x: &ActTiles<'_>,
+    scale: f32,
+    panel: &mut Lines<u8>,
+) {
+    gemm::<false>(y, w, x, scale, panel);
+}
+
+#[trace_timing(avx512_gemm_i2s_pairs)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+pub(super) fn gemm_i2s_pairs(
+    y: &mut [&mut [f32]],
+    w: Ternary<'_>,
+    x: &ActTiles<'_>,
+    scale: f32,
+    panel: &mut Lines<u8>,
+) {
+    gemm::<true>(y, w, x, scale, panel);
+}
+
+/// A panel of rows is unpacked once so that a register holds a group of each of 16 rows; then every tile of tokens
+/// runs through it with a broadcast activation, and no sum is ever horizontal.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn gemm<const PAIRS: bool>(
     y: &mut [&mut [f32]],
     w: Ternary<'_>,
     x: &ActTiles<'_>,
@@ -40,31 +69,40 @@ pub(super) fn gemm_i2s(
         let (q, a) = x.single(0); // one token is not paired
         return gemv_i2s(y, w, q, a, scale);
     }
-    const { assert!(TILE == 10, "as many as there are cases below") };
+    let tile_size = if PAIRS { PAIRS_TILE } else { TILE };
     panel.resize(PANEL * w.cols());
     for first in (0..w.rows()).step_by(PANEL) {
         let rows = w.slice(first, PANEL.min(w.rows() - first));
         let (codes, _) = panel.as_chunks_mut();
-        let share = fill_panel(codes, rows);
+        let mut share = [_mm512_setzero_si512(); 2];
+        for (b, codes) in codes.chunks_exact_mut(GROUPS).enumerate() {
+            unpack_block(codes, rows, b);
+            if PAIRS {
+                add_share_of_pairs(&mut share, codes);
+            }
+        }
         // The next panel's bytes are asked for a little with each tile: there is time, and no hardware sees them come.
         let next = w.bytes()[first * w.row_bytes()..].get(PANEL * w.row_bytes()..).unwrap_or(&[]);
         let next = &next[..next.len().min(PANEL * w.row_bytes())];
-        let mut ahead = next.chunks(next.len().div_ceil(x.n().div_ceil(TILE)).max(1));
+        let mut ahead = next.chunks(next.len().div_ceil(x.n().div_ceil(tile_size)).max(1));
         for tile in x.tiles() {
             for line in ahead.next().unwrap_or(&[]).chunks(64) {
                 prefetch(line.as_ptr());
             }
             let y = Rows { y: &mut y[tile.first..][..tile.scales.len()], first, n: rows.rows(), share };
+            const { assert!(TILE == 12 && PAIRS_TILE <= TILE, "as many as there are cases below") };
             match tile.scales.len() {
-                10 => gemm_tile::<10>(y, codes, tile, scale),
-                9 => gemm_tile::<9>(y, codes, tile, scale),
-                8 => gemm_tile::<8>(y, codes, tile, scale),
-                7 => gemm_tile::<7>(y, codes, tile, scale),
-                6 => gemm_tile::<6>(y, codes, tile, scale),
-                5 => gemm_tile::<5>(y, codes, tile, scale),
-                4 => gemm_tile::<4>(y, codes, tile, scale),
-                3 => gemm_tile::<3>(y, codes, tile, scale),
-                2 => gemm_tile::<2>(y, codes, tile, scale),
+                12 => gemm_tile::<PAIRS, 12>(y, codes, tile, scale),
+                11 => gemm_tile::<PAIRS, 11>(y, codes, tile, scale),
+                10 => gemm_tile::<PAIRS, 10>(y, codes, tile, scale),
+                9 => gemm_tile::<PAIRS, 9>(y, codes, tile, scale),
+                8 => gemm_tile::<PAIRS, 8>(y, codes, tile, scale),
+                7 => gemm_tile::<PAIRS, 7>(y, codes, tile, scale),
+                6 => gemm_tile::<PAIRS, 6>(y, codes, tile, scale),
+                5 => gemm_tile::<PAIRS, 5>(y, codes, tile, scale),
+                4 => gemm_tile::<PAIRS, 4>(y, codes, tile, scale),
+                3 => gemm_tile::<PAIRS, 3>(y, codes, tile, scale),
+                2 => gemm_tile::<PAIRS, 2>(y, codes, tile, scale),
                 n => unreachable!("a tile of {n} tokens"),
             }
         }
@@ -82,8 +120,13 @@ struct Rows<'a, 'b> {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn gemm_tile<const T: usize>(mut y: Rows<'_, '_>, panel: &[Codes], tile: Tile<'_>, scale: f32) {
-    let dots = products::<T>(panel, tile, y.share);
+fn gemm_tile<const PAIRS: bool, const T: usize>(
+    mut y: Rows<'_, '_>,
+    panel: &[Codes],
+    tile: Tile<'_>,
+    scale: f32,
+) {
+    let dots = products::<PAIRS, T>(panel, tile.q, y.share);
     let mut peaks = tile.peaks;
     for t in 0..T {
         let n = peaks.iter().take_while(|peak| peak.token as usize == t).count();
@@ -93,33 +136,30 @@ fn gemm_tile<const T: usize>(mut y: Rows<'_, '_>, panel: &[Codes], tile: Tile<'_
 }
 
 /// The sums of a panel's products with `T` tokens, less the rows' share.
+///
+/// - `q`: a tile's values
 #[inline(never)] // so that sums stay in registers to the end, which these loops take all of
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn products<const T: usize>(panel: &[Codes], tile: Tile<'_>, share: [__m512i; 2]) -> [[__m512i; 2]; T] {
+pub(super) fn products<const PAIRS: bool, const T: usize>(
+    panel: &[Codes],
+    q: &[i8],
+    share: [__m512i; 2],
+) -> [[__m512i; 2]; T] {
     let mut acc = [[_mm512_setzero_si512(); 2]; T];
-    let (groups, _) = tile.q.as_chunks::<GROUP>();
-    for (panel, q) in panel.chunks_exact(GROUPS).zip(groups.chunks_exact(GROUPS * T)) {
-        for (codes, q) in panel.chunks(STEP).zip(q.chunks(STEP * T)) {
-            for line in (0..STEP * size_of::<Codes>()).step_by(64) {
-                prefetch_near(codes.as_ptr().cast::<u8>().wrapping_add(AHEAD + line));
-            }
-            const { assert!(GROUPS % STEP == 2, "what is left at the end of a block is a pair") };
-            let (pair, pair_q) = ([halves(&codes[0]), halves(&codes[1])], &q[..2 * T]);
-            for t in 0..T {
-                let (first, second) = (broadcast(pair_q[t]), broadcast(pair_q[T + t]));
-                for h in 0..2 {
-                    let (u, s) = (_mm512_add_epi8(first, pair[1][h]), _mm512_add_epi8(second, pair[0][h]));
-                    acc[t][h] = _mm512_dpbusd_epi32(acc[t][h], u, s);
+    let (groups, _) = q.as_chunks::<GROUP>();
+    if PAIRS {
+        for (panel, q) in panel.chunks_exact(GROUPS).zip(groups.chunks_exact(GROUPS * T)) {
+            for (codes, q) in panel.chunks(STEP).zip(q.chunks(STEP * T)) {
+                const { assert!(GROUPS % STEP == 2, "what is left at the end of a block is a pair") };
+                add_pair(&mut acc, [&codes[0], &codes[1]], &q[..2 * T]);
+                if codes.len() == STEP {
+                    add_plain(&mut acc, &codes[2], &q[2 * T..3 * T]);
                 }
             }
-            if codes.len() == STEP {
-                let (plain, q) = (halves(&codes[2]), &q[2 * T..3 * T]);
-                for t in 0..T {
-                    let q = broadcast(q[t]);
-                    acc[t][0] = _mm512_dpbusd_epi32(acc[t][0], plain[0], q);
-                    acc[t][1] = _mm512_dpbusd_epi32(acc[t][1], plain[1], q);
-                }
-            }
+        }
+    } else {
+        for (codes, q) in panel.iter().zip(groups.chunks_exact(T)) {
+            add_plain(&mut acc, codes, q);
         }
     }
     let mut sums = acc;
@@ -129,6 +169,43 @@ fn products<const T: usize>(panel: &[Codes], tile: Tile<'_>, share: [__m512i; 2]
         }
     }
     sums
+}
+
+/// Adds the products of a group of each row and each token.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn add_plain<const T: usize>(acc: &mut [[__m512i; 2]; T], codes: &Codes, q: &[[i8; GROUP]]) {
+    ask_ahead(codes);
+    let codes = halves(codes);
+    for t in 0..T {
+        let q = broadcast(q[t]);
+        acc[t][0] = _mm512_dpbusd_epi32(acc[t][0], codes[0], q);
+        acc[t][1] = _mm512_dpbusd_epi32(acc[t][1], codes[1], q);
+    }
+}
+
+/// As [`add_plain`] of two groups, in pairs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn add_pair<const T: usize>(acc: &mut [[__m512i; 2]; T], codes: [&Codes; 2], q: &[[i8; GROUP]]) {
+    ask_ahead(codes[0]);
+    ask_ahead(codes[1]);
+    let codes = [halves(codes[0]), halves(codes[1])];
+    for t in 0..T {
+        let (first, second) = (broadcast(q[t]), broadcast(q[T + t]));
+        for h in 0..2 {
+            let (u, s) = (_mm512_add_epi8(first, codes[1][h]), _mm512_add_epi8(second, codes[0][h]));
+            acc[t][h] = _mm512_dpbusd_epi32(acc[t][h], u, s);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn ask_ahead(codes: &Codes) {
+    for line in codes.chunks(64) {
+        prefetch_near(line.as_ptr().wrapping_add(AHEAD));
+    }
 }
 
 /// The results of token `t`, less what the sums are too large by.
@@ -173,42 +250,43 @@ fn broadcast(q: [i8; GROUP]) -> __m512i {
     _mm512_set1_epi32(i32::from_le_bytes(q.map(i8::cast_unsigned)))
 }
 
-/// Unpacks up to 32 rows, a group of each together; rows past the last are copies of it. Returns each row's share: of the
-/// pairs, `w1 w2 + 128 w1`, that is `(c2 + 127) (c1 - 1)`.
+/// Unpacks block `b` of up to 32 rows, a group of each together; rows past the last are copies of it.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn fill_panel(panel: &mut [Codes], w: Ternary<'_>) -> [__m512i; 2] {
+fn unpack_block(panel: &mut [Codes], w: Ternary<'_>, b: usize) {
     let last = w.rows() - 1;
     let two_bits = _mm512_set1_epi8(3);
-    let mut share = [_mm512_setzero_si512(); 2];
-    for (b, panel) in panel.chunks_exact_mut(GROUPS).enumerate() {
-        for h in 0..2 {
-            // Row r and row r + 8 of this half as the halves of one register.
-            let mut rows = [_mm512_setzero_si512(); 8];
-            for (r, pair) in rows.iter_mut().enumerate() {
-                let row = |r: usize| &w.row((16 * h + r).min(last))[i2s::BLOCK_BYTES * b..];
-                *pair = load_two(row(r), row(r + 8));
-            }
-            // Register d holds, for each of 16 rows, bytes 4d..4d+4 of the block: groups d, 8 + d, 16 + d and 24 + d.
-            for (d, mut packed) in transpose_8x8(rows).into_iter().enumerate() {
-                for g in [24 + d, 16 + d, 8 + d, d] {
-                    let half: &mut [u8; 64] = &mut panel[g].as_chunks_mut().0[h];
-                    let codes = _mm512_and_si512(packed, two_bits);
-                    // SAFETY: 64 writable bytes by type; this store accepts any alignment.
-                    unsafe { _mm512_storeu_si512(half.as_mut_ptr().cast(), codes) };
-                    packed = _mm512_srli_epi16::<2>(packed);
-                }
-            }
+    for h in 0..2 {
+        // Row r and row r + 8 of this half as the halves of one register.
+        let mut rows = [_mm512_setzero_si512(); 8];
+        for (r, pair) in rows.iter_mut().enumerate() {
+            let row = |r: usize| &w.row((16 * h + r).min(last))[i2s::BLOCK_BYTES * b..];
+            *pair = load_two(row(r), row(r + 8));
         }
-        for pair in panel.chunks(STEP) {
-            for h in 0..2 {
-                let s = _mm512_sub_epi8(halves(&pair[0])[h], _mm512_set1_epi8(1));
-                let u = _mm512_add_epi8(halves(&pair[1])[h], _mm512_set1_epi8(127));
-                share[h] = _mm512_dpbusd_epi32(share[h], u, s);
+        // Register d holds, for each of 16 rows, bytes 4d..4d+4 of the block: groups d, 8 + d, 16 + d and 24 + d.
+        for (d, mut packed) in transpose_8x8(rows).into_iter().enumerate() {
+            for g in [24 + d, 16 + d, 8 + d, d] {
+                let half: &mut [u8; 64] = &mut panel[g].as_chunks_mut().0[h];
+                let codes = _mm512_and_si512(packed, two_bits);
+                // SAFETY: 64 writable bytes by type; this store accepts any alignment.
+                unsafe { _mm512_storeu_si512(half.as_mut_ptr().cast(), codes) };
+                packed = _mm512_srli_epi16::<2>(packed);
             }
         }
     }
-    share
+}
+
+/// Adds a block's part of each row's share: `w1 w2 + 128 w1` of pairs, that is `(c2 + 127) (c1 - 1)`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn add_share_of_pairs(share: &mut [__m512i; 2], block: &[Codes]) {
+    for pair in block.chunks(STEP) {
+        for h in 0..2 {
+            let s = _mm512_sub_epi8(halves(&pair[0])[h], _mm512_set1_epi8(1));
+            let u = _mm512_add_epi8(halves(&pair[1])[h], _mm512_set1_epi8(127));
+            share[h] = _mm512_dpbusd_epi32(share[h], u, s);
+        }
+    }
 }
 
 /// Two runs of 32 bytes as the halves of one register.

@@ -17,7 +17,14 @@ pub(super) fn supported() -> bool {
 }
 
 /// The AVX-512 kernels where there is VBMI.
-pub(super) const KERNELS: Kernels = Kernels { unpack_tri5, gemv_tri5, gemv_tri5_picked, ..avx512::KERNELS };
+pub(super) const KERNELS: Kernels = with_vbmi("avx512vbmi", avx512::KERNELS);
+
+/// The same, multiplying pairs.
+pub(super) const PAIRS: Kernels = with_vbmi("avx512vbmi-pairs", avx512::PAIRS);
+
+const fn with_vbmi(name: &'static str, kernels: Kernels) -> Kernels {
+    Kernels { name, tri5: "tri5-avx512vbmi", unpack_tri5, gemv_tri5, gemv_tri5_picked, ..kernels }
+}
 
 #[trace_timing(avx512vbmi_gemv_tri5)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]

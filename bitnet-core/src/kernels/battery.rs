@@ -51,7 +51,7 @@ impl Rng {
 
 /// Every table but the scalar one.
 fn others() -> Vec<&'static Kernels> {
-    Isa::available().into_iter().filter(|&i| i != Isa::Scalar).map(|i| Kernels::for_isa(i).unwrap()).collect()
+    Kernels::all().into_iter().filter(|k| k.isa() != Isa::Scalar).collect()
 }
 
 fn scalar() -> &'static Kernels {
@@ -99,7 +99,7 @@ fn ternary_vector_products_agree() {
                 let (mut got, mut expected) = (vec![0.0; rows], vec![0.0; rows]);
                 k.gemv_i2s(&mut got, w, &q, a, 0.37);
                 scalar().gemv_i2s(&mut expected, w, &q, a, 0.37);
-                assert_bits(&got, &expected, format_args!("{} [{rows}, {cols}]", k.isa()));
+                assert_bits(&got, &expected, format_args!("{k:?} [{rows}, {cols}]"));
             }
         }
     }
@@ -122,7 +122,7 @@ fn picked_rows_equal_those_of_the_whole_product_and_others_stay() {
                 k.gemv_i2s_picked(&mut y, w, &picked, (&q, a), 0.37);
                 for r in 0..rows {
                     let expected = if picked.contains(&(r as u32)) { whole[r] } else { -7.5 };
-                    assert_eq!(y[r].to_bits(), expected.to_bits(), "{} row {r} of [{rows}, {cols}]", k.isa());
+                    assert_eq!(y[r].to_bits(), expected.to_bits(), "{k:?} row {r} of [{rows}, {cols}]");
                 }
             }
         }
@@ -134,7 +134,7 @@ fn columns_picked_give_the_products_of_rows() {
     let mut rng = Rng(12);
     for k in std::iter::once(scalar()).chain(others()) {
         for (rows, cols) in [(1, 128), (255, 256), (256, 640), (257, 128), (2560, 256), (700, 1408)] {
-            let what = format!("{} [{rows}, {cols}]", k.isa());
+            let what = format!("{k:?} [{rows}, {cols}]");
             let packed = i2s::pack(&rng.ternary(rows * cols));
             let w = Ternary::new(&packed, rows, cols);
             let bytes = column_bytes(rows);
@@ -182,7 +182,7 @@ fn sums_of_columns_survive_the_largest_activations() {
             let picked: Vec<u32> = (0..cols as u32).collect();
             k.sum_columns(&mut sums, Columns::new(&codes, rows, cols), &picked, &vec![act; cols]);
             let expected = (i32::from(weight) + 1) * i32::from(act) * cols as i32;
-            assert!(sums.iter().all(|&sum| sum == expected), "{} {weight} * {act}", k.isa());
+            assert!(sums.iter().all(|&sum| sum == expected), "{k:?} {weight} * {act}");
         }
     }
 }
@@ -204,21 +204,21 @@ fn ternary_products_survive_the_largest_sums() {
                 let expected = f32::from(weight) * f32::from(act) * cols as f32;
                 let mut y = [0.0; 3];
                 k.gemv_i2s(&mut y, w, &q, a, 1.0);
-                assert_eq!(y, [expected; 3], "{} {cols} x {weight} * {act}", k.isa());
+                assert_eq!(y, [expected; 3], "{k:?} {cols} x {weight} * {act}");
 
                 let mut fives = vec![0; 3 * tri5::row_bytes(cols)];
                 for (r, row) in fives.chunks_exact_mut(tri5::row_bytes(cols)).enumerate() {
                     k.pack_tri5(row, w.row(r));
                 }
                 k.gemv_tri5(&mut y, Tri5::new(&fives, 3, cols), &q, a, 1.0);
-                assert_eq!(y, [expected; 3], "{} {cols} x {weight} * {act}, five in a byte", k.isa());
+                assert_eq!(y, [expected; 3], "{k:?} {cols} x {weight} * {act}, five in a byte");
 
                 let mut y = [[0.0; 3]; 2];
                 let [y0, y1] = &mut y;
                 let scales = [a; 2];
                 let tokens = Tokens::pack(k, &vec![act; 2 * cols], &scales);
                 k.gemm_i2s(&mut [y0, y1], w, &tokens.tiles(), 1.0, &mut Lines::default());
-                assert_eq!(y, [[expected; 3]; 2], "{} gemm {cols} x {weight} * {act}", k.isa());
+                assert_eq!(y, [[expected; 3]; 2], "{k:?} gemm {cols} x {weight} * {act}");
             }
         }
     }
@@ -231,7 +231,7 @@ fn five_weights_in_a_byte_give_the_products_of_four() {
         for blocks in (1..=12).chain([15, 20, 31, 54, 512]) {
             for rows in [1, 2, 5] {
                 let cols = blocks * i2s::BLOCK;
-                let what = format!("{} [{rows}, {cols}]", k.isa());
+                let what = format!("{k:?} [{rows}, {cols}]");
                 let packed = i2s::pack(&rng.ternary(rows * cols));
                 let w = Ternary::new(&packed, rows, cols);
                 let mut fives = vec![0xff; rows * tri5::row_bytes(cols)];
@@ -274,7 +274,7 @@ fn ternary_matrix_products_equal_their_vector_products() {
             let widest = (n == 2).then_some((2, 1 << 19)); // more groups than 16 bits can count
             let shapes = [(1, 128), (15, 256), (16, 384), (17, 128), (33, 640), (64, 256), (95, 1408)];
             for (rows, cols) in shapes.into_iter().chain(widest) {
-                let what = format!("{} {n} x [{rows}, {cols}]", k.isa());
+                let what = format!("{k:?} {n} x [{rows}, {cols}]");
                 let packed = i2s::pack(&rng.ternary(rows * cols));
                 let w = Ternary::new(&packed, rows, cols);
                 let (mut all_q, mut scales) = (Vec::new(), Vec::new());
@@ -326,7 +326,7 @@ fn tokens_for_other_kernels_are_refused() {
                 let w = Ternary::new(&packed, 1, 128);
                 reader.gemm_i2s(&mut [&mut y0, &mut y1], w, &tokens.tiles(), 1.0, &mut Lines::default());
             });
-            assert!(product.is_err(), "{} reads what {} packed", reader.isa(), writer.isa());
+            assert!(product.is_err(), "{reader:?} reads what {writer:?} packed");
         }
     }
 }
@@ -339,8 +339,8 @@ fn pairs_are_made_alike() {
             let mut row: Vec<i8> = (0..blocks * i2s::BLOCK).map(|_| rng.below(256) as u8 as i8).collect();
             let (mut expected, mut peaks, mut expected_peaks) = (row.clone(), Vec::new(), Vec::new());
             let share = k.pair_up(&mut row, 5, &mut peaks);
-            assert_eq!(share, scalar().pair_up(&mut expected, 5, &mut expected_peaks), "{}", k.isa());
-            assert_eq!((row, peaks), (expected, expected_peaks), "{} {blocks} blocks", k.isa());
+            assert_eq!(share, scalar().pair_up(&mut expected, 5, &mut expected_peaks), "{k:?}");
+            assert_eq!((row, peaks), (expected, expected_peaks), "{k:?} {blocks} blocks");
         }
     }
 }
@@ -355,7 +355,7 @@ fn f16_products_agree_at_every_length() {
                 let (mut got, mut expected) = (vec![0.0; rows], vec![0.0; rows]);
                 k.gemv_f16(&mut got, &w, &x);
                 scalar().gemv_f16(&mut expected, &w, &x);
-                assert_bits(&got, &expected, format_args!("{} f16 [{rows}, {cols}]", k.isa()));
+                assert_bits(&got, &expected, format_args!("{k:?} f16 [{rows}, {cols}]"));
             }
         }
     }
@@ -383,7 +383,7 @@ fn f16_products_agree_on_extreme_values() {
             let (mut got, mut expected) = ([0.0; 4], [0.0; 4]);
             k.gemv_f16(&mut got, &w, &x);
             scalar().gemv_f16(&mut expected, &w, &x);
-            assert_bits(&got, &expected, format_args!("{} extremes", k.isa()));
+            assert_bits(&got, &expected, format_args!("{k:?} extremes"));
         }
     }
 }
@@ -397,7 +397,7 @@ fn f32_products_agree_at_every_length() {
             let (mut got, mut expected) = ([0.0; 3], [0.0; 3]);
             k.gemv_f32(&mut got, &w, &x);
             scalar().gemv_f32(&mut expected, &w, &x);
-            assert_bits(&got, &expected, format_args!("{} f32 [3, {cols}]", k.isa()));
+            assert_bits(&got, &expected, format_args!("{k:?} f32 [3, {cols}]"));
         }
     }
 }
@@ -414,8 +414,7 @@ fn attention_agrees_at_every_number_of_positions_and_queries() {
                     let (mut got, mut expected) = (vec![0.5; n_query * n_pad], vec![0.25; n_query * n_pad]);
                     k.attn_scores(&mut got, &q, &keys, head_dim, 0.0884);
                     scalar().attn_scores(&mut expected, &q, &keys, head_dim, 0.0884);
-                    let what =
-                        format!("{} head_dim {head_dim}, {n_pos} positions, {n_query} queries", k.isa());
+                    let what = format!("{k:?} head_dim {head_dim}, {n_pos} positions, {n_query} queries");
                     assert_bits(&got, &expected, format_args!("{what}: scores"));
 
                     let (mut v, mut p) =
@@ -444,7 +443,7 @@ fn plain_loops_agree_at_every_length() {
     for k in others() {
         for n in (1..=100).chain([256, 2560]) {
             let (x, z) = (rng.floats(n, 3.0), rng.floats(n, 1.5));
-            let what = |name| format!("{} {name} of {n}", k.isa());
+            let what = |name| format!("{k:?} {name} of {n}");
             let run = |f: &dyn Fn(&Kernels, &mut [f32])| {
                 let (mut got, mut expected) = (x.clone(), x.clone());
                 f(k, &mut got);
@@ -489,7 +488,7 @@ fn quantization_agrees_on_ties_and_on_what_is_not_a_number() {
                 x[n / 2] = special;
                 let (mut got, mut expected) = (vec![0; n], vec![1; n]);
                 assert_eq!(k.quantize(&mut got, &x), scalar().quantize(&mut expected, &x), "{special}");
-                assert_eq!(got, expected, "{} with {special}", k.isa());
+                assert_eq!(got, expected, "{k:?} with {special}");
             }
         }
     }
@@ -504,15 +503,15 @@ fn plain_loops_agree_across_the_whole_range() {
             let (mut got, mut expected) = (x.clone(), x.clone());
             k.silu_mul(&mut got, &vec![1.0; 4096]);
             scalar().silu_mul(&mut expected, &vec![1.0; 4096]);
-            assert_bits(&got, &expected, format_args!("{} silu to {size}", k.isa()));
+            assert_bits(&got, &expected, format_args!("{k:?} silu to {size}"));
             let (mut got, mut expected) = (x.clone(), x.clone());
             k.round_to_f16(&mut got);
             scalar().round_to_f16(&mut expected);
-            assert_bits(&got, &expected, format_args!("{} rounding to {size}", k.isa()));
+            assert_bits(&got, &expected, format_args!("{k:?} rounding to {size}"));
             let (mut got, mut expected) = (x.clone(), x);
             k.softmax(&mut got);
             scalar().softmax(&mut expected);
-            assert_bits(&got, &expected, format_args!("{} softmax to {size}", k.isa()));
+            assert_bits(&got, &expected, format_args!("{k:?} softmax to {size}"));
         }
     }
 }
@@ -523,7 +522,7 @@ fn shadows_and_their_products_and_bounds_agree() {
     for k in others() {
         for cols in (1..=12).map(|n| n * 128).chain([2560, 4096, 4224, 6912]) {
             for rows in [1, 2, 3, 7] {
-                let what = format!("{} [{rows}, {cols}]", k.isa());
+                let what = format!("{k:?} [{rows}, {cols}]");
                 let (mut fours, mut twos) = (vec![0; rows * cols / 2], vec![0; rows * cols / 4]);
                 let (mut expected_fours, mut expected_twos) = (vec![1; fours.len()], vec![1; twos.len()]);
                 let mut shadows = Vec::new();
@@ -573,10 +572,10 @@ fn products_with_a_shadow_survive_the_largest_sums() {
                 x.load(&vec![value; cols]);
                 let mut y = [0.0];
                 k.dot_u4(&mut y, &vec![0xff; cols / 2], &x);
-                assert_eq!(y, [15.0 * most * cols as f64], "{} of {cols}: four bits", k.isa());
+                assert_eq!(y, [15.0 * most * cols as f64], "{k:?} of {cols}: four bits");
                 for most in [127, -128] {
                     k.dot_u2(&mut y, &vec![0xff; cols / 4], &[0], &vec![most; cols]);
-                    assert_eq!(y, [3.0 * f64::from(most) * cols as f64], "{} of {cols}: two bits", k.isa());
+                    assert_eq!(y, [3.0 * f64::from(most) * cols as f64], "{k:?} of {cols}: two bits");
                 }
             }
             // Both halves of every value at their lowest, -128.
@@ -587,12 +586,12 @@ fn products_with_a_shadow_survive_the_largest_sums() {
             x.low.fill(0);
             let mut y = [0.0];
             k.dot_u4(&mut y, &vec![0xff; cols / 2], &x);
-            assert_eq!(y, [15.0 * -32_768.0 * cols as f64], "{} of {cols}: the lowest high halves", k.isa());
+            assert_eq!(y, [15.0 * -32_768.0 * cols as f64], "{k:?} of {cols}: the lowest high halves");
             x.values.fill(-128);
             x.high.fill(0);
             x.low.fill(-128);
             k.dot_u4(&mut y, &vec![0xff; cols / 2], &x);
-            assert_eq!(y, [15.0 * -128.0 * cols as f64], "{} of {cols}: the lowest low halves", k.isa());
+            assert_eq!(y, [15.0 * -128.0 * cols as f64], "{k:?} of {cols}: the lowest low halves");
         }
     }
 }

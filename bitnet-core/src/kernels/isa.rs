@@ -42,7 +42,7 @@ impl Isa {
     /// Those this CPU and this build can run, worst first.
     #[must_use]
     pub fn available() -> Vec<Isa> {
-        Isa::ALL.into_iter().filter(|&isa| table(isa).is_some()).collect()
+        Isa::ALL.into_iter().filter(|&isa| !tables(isa).is_empty()).collect()
     }
 }
 
@@ -52,24 +52,45 @@ impl fmt::Display for Isa {
     }
 }
 
-/// The table of `isa`, if this CPU reports every feature it is compiled for.
-fn table(isa: Isa) -> Option<&'static Kernels> {
-    match isa {
-        Isa::Scalar => Some(&scalar::KERNELS),
+/// The tables of `isa` that this CPU reports every feature for, the best one last, unless a clock has to tell.
+pub(super) fn tables(isa: Isa) -> Vec<&'static Kernels> {
+    let tables: &[(bool, &'static Kernels)] = match isa {
+        Isa::Scalar => &[(true, &scalar::KERNELS)],
         #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
-        Isa::Avx2 => super::avx2::supported().then_some(&super::avx2::KERNELS),
+        Isa::Avx2 => &[(super::avx2::supported(), &super::avx2::KERNELS)],
         #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
-        Isa::Avx512 if super::avx512vbmi::supported() => Some(&super::avx512vbmi::KERNELS),
-        #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
-        Isa::Avx512 => super::avx512::supported().then_some(&super::avx512::KERNELS),
+        Isa::Avx512 => {
+            let (here, vbmi) = (super::avx512::supported(), super::avx512vbmi::supported());
+            &[
+                (here, &super::avx512::KERNELS),
+                (here, &super::avx512::PAIRS),
+                (vbmi, &super::avx512vbmi::KERNELS),
+                (vbmi, &super::avx512vbmi::PAIRS),
+            ]
+        }
         #[cfg(all(feature = "cpu", target_arch = "aarch64"))]
-        Isa::Neon => super::neon::table(),
+        Isa::Neon => &[
+            (super::neon::plain::supported(), &super::neon::plain::KERNELS),
+            (super::neon::dot::supported(), &super::neon::dot::KERNELS),
+        ],
         #[allow(
             unreachable_patterns,
             reason = "every variant is handled on some target, none on all of them"
         )]
-        _ => None,
+        _ => &[],
+    };
+    tables.iter().filter(|(here, _)| *here).map(|(_, table)| *table).collect()
+}
+
+/// The table of `isa` to use, if there is one.
+fn table(isa: Isa) -> Option<&'static Kernels> {
+    let mut tables = tables(isa);
+    #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+    if isa == Isa::Avx512 && !tables.is_empty() {
+        let pairs = super::avx512weigh::pairs_pay();
+        tables.retain(|table| table.pairs == pairs);
     }
+    tables.pop()
 }
 
 impl Kernels {
@@ -77,6 +98,12 @@ impl Kernels {
     #[must_use]
     pub fn detect() -> &'static Kernels {
         Isa::ALL.into_iter().rev().find_map(table).expect("the scalar table is always there")
+    }
+
+    /// Every table this CPU runs, worst instruction set first: of some, there is more than one.
+    #[must_use]
+    pub fn all() -> Vec<&'static Kernels> {
+        Isa::ALL.into_iter().flat_map(tables).collect()
     }
 
     /// The kernels of `isa`.
@@ -114,6 +141,17 @@ mod tests {
             error.starts_with(&format!("--isa {absent}: this CPU has ")) && error.ends_with("scalar"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn of_several_tables_the_one_used_is_among_them_and_each_has_a_name_of_its_own() {
+        let names: Vec<&str> = Kernels::all().into_iter().map(Kernels::name).collect();
+        let different: std::collections::BTreeSet<&str> = names.iter().copied().collect();
+        assert_eq!(different.len(), names.len(), "{names:?}");
+        for isa in Isa::available() {
+            let used = Kernels::for_isa(isa).unwrap();
+            assert!(used.isa() == isa && different.contains(used.name()), "{used:?} of {names:?}");
+        }
     }
 
     #[test]

@@ -15,7 +15,8 @@
 //! | `self_test.rs` | every kernel executed on this CPU, for `bitnet doctor` |
 //! | `avx2.rs`, `avx512.rs`, `neon.rs` | the same functions for one instruction set |
 //! | `avx512f16.rs` | AVX-512 products of f16 values: the head and attention |
-//! | `avx512gemm.rs` | the AVX-512 product of a ternary matrix with many tokens |
+//! | `avx512gemm.rs` | the AVX-512 product of a ternary matrix with many tokens, in two ways |
+//! | `avx512weigh.rs` | which of the two is faster here |
 //! | `avx512vbmi.rs` | what VBMI makes faster of AVX-512: products of five weights to a byte |
 #![expect(
     unsafe_code,
@@ -32,6 +33,8 @@ mod avx512f16;
 mod avx512gemm;
 #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
 mod avx512vbmi;
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+mod avx512weigh;
 #[cfg(test)]
 mod battery;
 mod isa;
@@ -173,6 +176,12 @@ type Gemm = unsafe fn(&mut [&mut [f32]], Ternary<'_>, &ActTiles<'_>, f32, &mut L
 /// The kernels of one instruction set. Holding one is proof that this CPU has it.
 pub struct Kernels {
     isa: Isa,
+    /// The table by name: that of the instruction set, and what else it takes.
+    name: &'static str,
+    /// The kernel of ternary products, by name.
+    ternary: &'static str,
+    /// The kernel of products with weights packed five to a byte, by name.
+    tri5: &'static str,
     /// Tokens of a tile in [`ActTiles`].
     tile: usize,
     /// Whether `gemm_i2s` multiplies pairs.
@@ -208,7 +217,7 @@ pub struct Kernels {
 
 impl std::fmt::Debug for Kernels {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Kernels({})", self.isa)
+        write!(f, "Kernels({})", self.name)
     }
 }
 
@@ -227,28 +236,22 @@ impl Kernels {
         self.isa
     }
 
+    /// The table's own name: there may be several for an instruction set.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// The kernel of ternary products, as trace lines and `-v` name it.
     #[must_use]
     pub fn ternary_name(&self) -> &'static str {
-        match self.isa {
-            Isa::Avx512 => "avx512vnni",
-            #[cfg(all(feature = "cpu", target_arch = "aarch64"))]
-            Isa::Neon => neon::ternary_name(self),
-            isa => isa.name(),
-        }
+        self.ternary
     }
 
     /// The kernel of products with weights packed five to a byte, as trace lines name it.
     #[must_use]
     pub fn tri5_name(&self) -> &'static str {
-        match self.isa {
-            #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
-            Isa::Avx512 if avx512vbmi::supported() => "tri5-avx512vbmi",
-            Isa::Avx512 => "tri5-avx512vnni",
-            Isa::Avx2 => "tri5-avx2",
-            Isa::Neon => "tri5-neon",
-            Isa::Scalar => "tri5-scalar",
-        }
+        self.tri5
     }
 
     /// Largest number of tokens in a tile of [`ActTiles`].

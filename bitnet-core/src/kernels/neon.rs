@@ -22,19 +22,6 @@ use crate::quant::columns::{self, Columns};
 use crate::quant::i2s::{self, Ternary};
 use crate::trace::trace_timing;
 
-/// The better table of the two that this CPU has every feature of.
-pub(super) fn table() -> Option<&'static Kernels> {
-    if !is_aarch64_feature_detected!("neon") {
-        return None;
-    }
-    Some(if is_aarch64_feature_detected!("dotprod") { &dot::KERNELS } else { &plain::KERNELS })
-}
-
-/// The name of the ternary products of `kernels`.
-pub(super) fn ternary_name(kernels: &Kernels) -> &'static str {
-    if std::ptr::eq(kernels, &raw const dot::KERNELS) { "neondot" } else { "neon" }
-}
-
 elementwise!("neon");
 
 // ------------------------------------------------------------------------------------------ products of integers
@@ -48,9 +35,15 @@ const PANEL: usize = 16;
 
 /// One table, and all of its ternary products but the loops that multiply.
 macro_rules! ternary_products {
-    ($feature:literal, tile: $tile:literal [$($n:literal)*], $gemv:ident, $gemm:ident, $dot_u4:ident) => {
+    (
+        $name:literal, $feature:literal, tile: $tile:literal [$($n:literal)*],
+        $gemv:ident, $gemm:ident, $dot_u4:ident
+    ) => {
         pub(in crate::kernels) static KERNELS: Kernels = Kernels {
             isa: crate::kernels::Isa::Neon,
+            name: $name,
+            ternary: $name,
+            tri5: "tri5-neon",
             tile: $tile,
             pairs: false,
             pair_up,
@@ -225,8 +218,16 @@ macro_rules! ternary_products {
 pub(super) mod dot {
     use super::*;
 
+    /// Whether this CPU has every feature this module is compiled for.
+    pub(in crate::kernels) fn supported() -> bool {
+        plain::supported() && is_aarch64_feature_detected!("dotprod")
+    }
+
     // 24 sums, four registers of weights, and the rest for activations.
-    ternary_products!("neon,dotprod", tile: 6 [6 5 4 3 2 1], neondot_gemv_i2s, neondot_gemm_i2s, neondot_dot_u4);
+    ternary_products!(
+        "neondot", "neon,dotprod", tile: 6 [6 5 4 3 2 1],
+        neondot_gemv_i2s, neondot_gemm_i2s, neondot_dot_u4
+    );
 
     /// Adds the products of 64 codes with their four groups of activations.
     #[inline]
@@ -292,8 +293,13 @@ pub(super) mod dot {
 pub(super) mod plain {
     use super::*;
 
+    /// Whether this CPU has every feature this module is compiled for.
+    pub(in crate::kernels) fn supported() -> bool {
+        is_aarch64_feature_detected!("neon")
+    }
+
     // Half a panel at a time: 16 registers of i16 sums, 8 of i32 sums, two of weights, and one activation.
-    ternary_products!("neon", tile: 4 [4 3 2 1], neon_gemv_i2s, neon_gemm_i2s, neon_dot_u4);
+    ternary_products!("neon", "neon", tile: 4 [4 3 2 1], neon_gemv_i2s, neon_gemm_i2s, neon_dot_u4);
 
     /// Adds the products of 64 codes with their four groups of activations.
     #[inline]
@@ -643,12 +649,6 @@ fn mix_tile<const H: usize>(acc: &mut [[float32x4_t; 8]; H], tile: &[f16; 32], p
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_table_has_its_name() {
-        assert_eq!(dot::KERNELS.ternary_name(), "neondot");
-        assert_eq!(plain::KERNELS.ternary_name(), "neon");
-    }
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "a test's own switch, never read by the engine")]

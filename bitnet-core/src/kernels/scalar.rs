@@ -15,6 +15,9 @@ elementwise!();
 /// The scalar kernels: they run anywhere.
 pub(super) const KERNELS: Kernels = Kernels {
     isa: super::Isa::Scalar,
+    name: "scalar",
+    ternary: "scalar",
+    tri5: "tri5-scalar",
     tile: 1,
     pairs: false,
     pair_up,

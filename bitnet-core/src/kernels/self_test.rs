@@ -5,6 +5,7 @@
 
 use half::f16;
 
+use super::isa::tables;
 use super::values::ROW;
 use super::{Isa, Kernels, Tokens, Values};
 use crate::error::{Error, Result};
@@ -16,13 +17,18 @@ use crate::quant::columns::{Columns, LINE_ROWS, column_bytes};
 use crate::quant::i2s::{self, BLOCK, Ternary};
 use crate::quant::tri5::{self, Tri5};
 
-/// Executes every kernel of `isa` and compares bits: ternary products with integer arithmetic done here, everything
+/// Executes every kernel of every table of `isa` and compares bits: ternary products with integer arithmetic done here, everything
 /// else with the scalar kernels.
 ///
 /// # Errors
 /// If this CPU or this build does not have `isa`, or a result differs; the error names the kernel.
 pub fn self_test(isa: Isa) -> Result<()> {
-    let bench = Bench { kernels: Kernels::for_isa(isa)?, scalar: Kernels::for_isa(Isa::Scalar)? };
+    Kernels::for_isa(isa)?;
+    tables(isa).into_iter().try_for_each(test_table)
+}
+
+fn test_table(kernels: &'static Kernels) -> Result<()> {
+    let bench = Bench { kernels, scalar: Kernels::for_isa(Isa::Scalar)? };
     // Rows that leave remainders of every row group, columns of one block, an odd number of them and a real width.
     for (rows, cols) in [(1, 128), (37, 384), (67, 2560)] {
         bench.ternary(rows, cols)?;

@@ -170,13 +170,12 @@ pub enum Norm<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::Isa;
 
     #[test]
     fn nothing_is_left_of_wider_vectors_before() {
         let team = Team::new(Some(1)).unwrap();
         let wants = Wants { int8: true, ..Wants::default() };
-        for kernels in Isa::available().into_iter().map(|isa| Kernels::for_isa(isa).unwrap()) {
+        for kernels in Kernels::all() {
             for n in [1, 3] {
                 let mut x = Operand::default();
                 for cols in [256, 192] {

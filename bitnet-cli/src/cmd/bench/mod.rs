@@ -49,6 +49,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         model: file.name.clone(),
         model_bytes: model.gguf().file_len(),
         isa: model.kernels().isa().name().to_owned(),
+        kernels: model.kernels().name(),
         n_batch: args.model.n_batch.unwrap_or(DEFAULT_BATCH),
         cpu: cpu_model(),
         head: if args.head == Logits::All { "full" } else { "screened" },
@@ -77,6 +78,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         receipt.set("model", identity.expect("hashed because a receipt was asked for"));
         receipt.set("synthetic", synthetic(&args.source));
         receipt.set("isa", subject.isa.clone().into());
+        receipt.set("kernels", subject.kernels.into());
         receipt.set("threads", rows.iter().map(|row| row.n_threads).collect::<Vec<_>>().into());
         receipt.set("rows", Value::from_iter(rows.iter().map(|row| row.json(&subject))));
         receipt.write()?; // also if stdout took nothing: what was measured is kept

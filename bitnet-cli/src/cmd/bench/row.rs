@@ -41,6 +41,8 @@ pub(super) struct Subject {
     pub(super) model: String,
     pub(super) model_bytes: u64,
     pub(super) isa: String,
+    /// Which of the instruction set's tables.
+    pub(super) kernels: &'static str,
     pub(super) n_batch: usize,
     pub(super) cpu: String,
     /// `screened` or `full`.
@@ -167,6 +169,7 @@ impl Row {
             "min_ts": speed.min,
             "max_ts": speed.max,
             "isa": subject.isa,
+            "kernels": subject.kernels,
             "head": subject.head,
             "head_rows_refined_per_token": self.sifted_per_token().map(|(refined, _)| refined),
             "head_rows_evaluated_per_token": self.sifted_per_token().map(|(_, evaluated)| evaluated),
@@ -215,6 +218,7 @@ pub(super) mod tests {
             model: "a,\"b\".gguf".into(),
             model_bytes: 1 << 20,
             isa: "scalar".into(),
+            kernels: "scalar",
             n_batch: 512,
             cpu: "a cpu".into(),
             head: "screened",

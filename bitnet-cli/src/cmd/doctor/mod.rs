@@ -159,9 +159,9 @@ impl Diagnosis {
             gb_per_s(self.read[READINGS - 1])
         );
         text += &format!(
-            "multiply  {:.0} G int8 multiply-adds/s by the {} matrix kernel on cached data, {threads}\n",
+            "multiply  {:.0} G int8 multiply-adds/s by the {} kernels on cached data, {threads}\n",
             self.multiplies_per_s / 1e9,
-            Kernels::detect().ternary_name()
+            Kernels::detect().name()
         );
         text + &format!(
             "estimate  BitNet b1.58 2B-4T on this machine, if nothing else limits it: decode {:.1} tokens/s with the\n\
@@ -201,6 +201,7 @@ impl Diagnosis {
             },
             "kernels": Value::from_iter(kernels),
             "used": Kernels::detect().isa().name(),
+            "table": Kernels::detect().name(),
             "threads": self.n_threads,
             "read_bytes_per_s": self.read_bytes_per_s(),
             "read_samples": self.read,
