@@ -13,6 +13,7 @@ use std::arch::x86_64::*;
 
 use super::ActTiles;
 use super::avx512::{gemv_i2s, load_512, prefetch, prefetch_near};
+use super::avx512quotient::quotients;
 use super::paired::{GROUP, GROUPS, Peak, STEP};
 use super::tiles::Tile;
 use crate::pages::Lines;
@@ -215,8 +216,7 @@ fn store(y: &mut Rows<'_, '_>, t: usize, sums: [__m512i; 2], a: ActScale, scale:
     for (h, sum) in sums.into_iter().enumerate() {
         let n = y.n.saturating_sub(16 * h).min(16);
         let dot = _mm512_sub_epi32(sum, _mm512_set1_epi32(a.sum));
-        let out =
-            _mm512_mul_ps(_mm512_div_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(a.s)), _mm512_set1_ps(scale));
+        let out = _mm512_mul_ps(quotients(_mm512_cvtepi32_ps(dot), a.s), _mm512_set1_ps(scale));
         if n > 0 {
             let y = &mut y.y[t][y.first + 16 * h..][..n];
             // SAFETY: the mask writes the first `n` values, the length of `y`.

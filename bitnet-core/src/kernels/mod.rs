@@ -16,6 +16,7 @@
 //! | `avx2.rs`, `avx512.rs`, `neon.rs` | the same functions for one instruction set |
 //! | `avx512f16.rs` | AVX-512 products of f16 values: the head and attention |
 //! | `avx512gemm.rs` | the AVX-512 product of a ternary matrix with many tokens, in two ways |
+//! | `avx512quotient.rs` | division by multiplications, for the results of that product |
 //! | `avx512weigh.rs` | which of the two is faster here |
 //! | `avx512vbmi.rs` | what VBMI makes faster of AVX-512: products of five weights to a byte |
 #![expect(
@@ -31,6 +32,8 @@ mod avx512;
 mod avx512f16;
 #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
 mod avx512gemm;
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+mod avx512quotient;
 #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
 mod avx512vbmi;
 #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
