@@ -1,14 +1,13 @@
-//! AVX2 with FMA and F16C: one block of 128 packed weights, or 8 f16 values, at a time.
+//! AVX2 with FMA and F16C: one block of 128 packed weights at a time. Products of f16 values are in `avx2f16.rs`.
 //!
 //! Products of codes 0..=2 and activations are added in i16 lanes by `maddubs`, and moved to i32 lanes before
-//! they can overflow. The float products keep their 32 lanes in four registers, `v0..v3` of the canonical order.
+//! they can overflow. Where the CPU has an instruction that adds them in i32 lanes, `avxvnni.rs` has the products.
 #![expect(unsafe_code, reason = "loads and stores through pointers taken from slices of checked length")]
 
 use std::arch::x86_64::*;
 
-use half::f16;
-
-use super::{ActTiles, Kernels, Values, elementwise, scalar, tiles::Tile};
+use super::avx2f16::{attn_mix, attn_scores, gemv_f16};
+use super::{ActTiles, Kernels, elementwise, scalar, tiles::Tile};
 use crate::ops::screen::{self, ShadowVector};
 use crate::pages::Lines;
 use crate::quant::act::ActScale;
@@ -60,34 +59,148 @@ pub(super) const KERNELS: Kernels = Kernels {
 
 elementwise!("avx2,fma,f16c");
 
+// ------------------------------------------------------------------------------------------ products of integers
+
+/// How far ahead of a load the next bytes are asked for; see the AVX-512 kernel.
+pub(super) const AHEAD: usize = 8192;
+/// Rows ahead of a picked one whose bytes are asked for: no hardware foresees which comes next.
+pub(super) const PICKS_AHEAD: usize = 8;
+/// Columns of a group: what passes between loading the sums of a line and storing them.
+pub(super) const GROUP: usize = 16;
+/// Rows of a panel: two registers of 8 sums.
+pub(super) const PANEL: usize = 16;
+
+/// The products of integers of one table, but for the loops that multiply: `dot_row`, `dot_row_u4`, `add_fours` and
+/// `sum_tile` of the module that calls it.
+macro_rules! integer_products {
+    (
+        $feature:literal, tiles: [$($n:literal)*],
+        $gemv:ident, $picked:ident, $columns:ident, $gemm:ident, $u4:ident, $u2:ident
+    ) => {
+        #[trace_timing($gemv)]
+        #[target_feature(enable = $feature)]
+        fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
+            for (y, row) in y.iter_mut().zip(w.bytes().chunks_exact(w.row_bytes())) {
+                *y = scalar::rescale(dot_row(row, row.as_ptr().wrapping_add(AHEAD), q) - a.sum, a.s, scale);
+            }
+        }
+
+        #[trace_timing($picked)]
+        #[target_feature(enable = $feature)]
+        fn gemv_i2s_picked(y: &mut [f32], w: Ternary<'_>, picked: &[u32], q: &[i8], a: ActScale, scale: f32) {
+            for (i, &r) in picked.iter().enumerate() {
+                let later = picked.get(i + PICKS_AHEAD).copied().unwrap_or(r);
+                let dot = dot_row(w.row(r as usize), w.row(later as usize).as_ptr(), q);
+                y[r as usize] = scalar::rescale(dot - a.sum, a.s, scale);
+            }
+        }
+
+        #[trace_timing($columns)]
+        #[target_feature(enable = $feature)]
+        fn sum_columns(sums: &mut [i32], w: Columns<'_>, picked: &[u32], q: &[i8]) {
+            let (sums, _) = sums.as_chunks_mut::<{ columns::LINE_ROWS }>();
+            for first in (0..picked.len()).step_by(GROUP) {
+                let group = columns::group::<GROUP>(w, &picked[first..], q);
+                for (line, sums) in sums.iter_mut().enumerate() {
+                    for column in group.ahead {
+                        if let Some(line) = column.get(line) {
+                            prefetch(line.as_ptr());
+                        }
+                    }
+                    let (eights, _) = sums.as_chunks_mut::<8>();
+                    for half in 0..2 {
+                        let (low, high) =
+                            (sum_half::<false>(&group, line, half), sum_half::<true>(&group, line, half));
+                        for (k, acc) in low.iter().chain(&high).enumerate() {
+                            let to = |place: usize| 8 * k + 2 * place + half;
+                            add_to(&mut eights[to(0)], acc[0]);
+                            add_to(&mut eights[to(1)], _mm256_srai_epi32::<2>(acc[1]));
+                            add_to(&mut eights[to(2)], _mm256_srai_epi32::<4>(acc[2]));
+                            add_to(&mut eights[to(3)], _mm256_srai_epi32::<6>(acc[3]));
+                        }
+                    }
+                }
+            }
+        }
+
+        /// The products of half a line of a group's columns, of two of the four registers of fours that it makes: codes where
+        /// they stand, as 1, 4, 16 and 64 times themselves. See [`columns`] for what stands where.
+        #[inline]
+        #[target_feature(enable = $feature)]
+        fn sum_half<const HIGH: bool>(group: &Group<'_, GROUP>, line: usize, half: usize) -> [[__m256i; 4]; 2] {
+            let mut acc = [[_mm256_setzero_si256(); 4]; 2];
+            for (quad, &q) in group.columns.as_chunks::<4>().0.iter().zip(&group.q) {
+                let mut halves = [_mm256_setzero_si256(); 4];
+                for (to, column) in halves.iter_mut().zip(quad) {
+                    *to = load_u8(&column[line][32 * half..]);
+                }
+                let [a, b, c, d] = halves;
+                let (ab, cd) = if HIGH {
+                    (_mm256_unpackhi_epi8(a, b), _mm256_unpackhi_epi8(c, d))
+                } else {
+                    (_mm256_unpacklo_epi8(a, b), _mm256_unpacklo_epi8(c, d))
+                };
+                let (fours, q) =
+                    ([_mm256_unpacklo_epi16(ab, cd), _mm256_unpackhi_epi16(ab, cd)], _mm256_set1_epi32(q));
+                for (acc, codes) in acc.iter_mut().zip(fours) {
+                    for (acc, mask) in acc.iter_mut().zip([0b0000_0011_u8, 0b0000_1100, 0b0011_0000, 0b1100_0000]) {
+                        let codes = _mm256_and_si256(codes, _mm256_set1_epi8(mask.cast_signed()));
+                        *acc = add_fours(*acc, codes, q);
+                    }
+                }
+            }
+            acc
+        }
+
+        /// As in the AVX-512 kernel: a panel of rows is unpacked once, four columns of 8 rows across a register, then
+        /// every tile of tokens runs through it with a broadcast activation.
+        #[trace_timing($gemm)]
+        #[target_feature(enable = $feature)]
+        fn gemm_i2s(y: &mut [&mut [f32]], w: Ternary<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Lines<u8>) {
+            panel.resize(PANEL * w.cols());
+            for first in (0..w.rows()).step_by(PANEL) {
+                let n_rows = PANEL.min(w.rows() - first);
+                unpack_panel(panel, w.slice(first, n_rows));
+                for tile in x.tiles() {
+                    let y = &mut y[tile.first..][..tile.scales.len()];
+                    match tile.scales.len() {
+                        $($n => store_tile(y, first, n_rows, sum_tile::<$n>(panel, tile.q), tile, scale),)*
+                        n => unreachable!("a tile of {n} tokens"),
+                    }
+                }
+            }
+        }
+
+        #[trace_timing($u4)]
+        #[target_feature(enable = $feature)]
+        fn dot_u4(y: &mut [f64], w: &[u8], x: &ShadowVector) {
+            for (y, w) in y.iter_mut().zip(w.chunks_exact(x.values.len() / 2)) {
+                *y = dot_row_u4(w, x);
+            }
+        }
+
+        #[trace_timing($u2)]
+        #[target_feature(enable = $feature)]
+        fn dot_u2(y: &mut [f64], w: &[u8], picked: &[u32], x: &[i8]) {
+            let row = |r: u32| &w[r as usize * (x.len() / 4)..][..x.len() / 4];
+            for (i, (y, &r)) in y.iter_mut().zip(picked).enumerate() {
+                let later = row(picked.get(i + PICKS_AHEAD).copied().unwrap_or(r)).as_ptr();
+                *y = f64::from(dot_row(row(r), later, x));
+            }
+        }
+    };
+}
+pub(super) use integer_products;
+
+integer_products!(
+    "avx2,fma,f16c", tiles: [4 3 2 1],
+    avx2_gemv_i2s, avx2_gemv_i2s_picked, avx2_sum_columns, avx2_gemm_i2s, avx2_dot_u4, avx2_dot_u2
+);
+
 // ------------------------------------------------------------------------------------ ternary matrix x vector
 
 /// Blocks whose products fit i16 lanes: a block adds at most 4 * 2 * 3 * 128 = 3072 to each.
 const I16_BLOCKS: usize = 10;
-
-/// How far ahead of a load the next bytes are asked for; see the AVX-512 kernel.
-const AHEAD: usize = 8192;
-
-#[trace_timing(avx2_gemv_i2s)]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
-    for (y, row) in y.iter_mut().zip(w.bytes().chunks_exact(w.row_bytes())) {
-        *y = scalar::rescale(dot_row(row, row.as_ptr().wrapping_add(AHEAD), q) - a.sum, a.s, scale);
-    }
-}
-
-/// Rows ahead of a picked one whose bytes are asked for: no hardware foresees which comes next.
-const PICKS_AHEAD: usize = 8;
-
-#[trace_timing(avx2_gemv_i2s_picked)]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn gemv_i2s_picked(y: &mut [f32], w: Ternary<'_>, picked: &[u32], q: &[i8], a: ActScale, scale: f32) {
-    for (i, &r) in picked.iter().enumerate() {
-        let later = picked.get(i + PICKS_AHEAD).copied().unwrap_or(r);
-        let dot = dot_row(w.row(r as usize), w.row(later as usize).as_ptr(), q);
-        y[r as usize] = scalar::rescale(dot - a.sum, a.s, scale);
-    }
-}
 
 /// `sum(code * q)` of a packed row with codes 0 to 3, asking for as many bytes from `ahead` on the way.
 #[inline]
@@ -111,7 +224,7 @@ fn dot_row(row: &[u8], ahead: *const u8, q: &[i8]) -> i32 {
 /// Asks for the cache line at an address that need not be one of ours.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn prefetch(address: *const u8) {
+pub(super) fn prefetch(address: *const u8) {
     #[allow(unused_unsafe, reason = "newer compilers know that a prefetch is safe")]
     // SAFETY: a prefetch reads nothing the program can see and cannot fault, wherever it points.
     unsafe {
@@ -133,7 +246,7 @@ fn dot_block(w: __m256i, q: [__m256i; 4]) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn load_u8(bytes: &[u8]) -> __m256i {
+pub(super) fn load_u8(bytes: &[u8]) -> __m256i {
     let bytes: &[u8; 32] = bytes.first_chunk().expect("32 bytes are left");
     // SAFETY: 32 readable bytes by type; this load accepts any alignment.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
@@ -141,86 +254,29 @@ fn load_u8(bytes: &[u8]) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn load_i8(values: &[i8]) -> __m256i {
+pub(super) fn load_i8(values: &[i8]) -> __m256i {
     load_u8(bytemuck::cast_slice(values))
 }
 
 /// The sum of eight i32 lanes.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn reduce_i32(v: __m256i) -> i32 {
+pub(super) fn reduce_i32(v: __m256i) -> i32 {
     let v = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
     let v = _mm_add_epi32(v, _mm_shuffle_epi32::<0b00_00_11_10>(v));
     _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32::<1>(v)))
 }
 
-// ---------------------------------------------------------------------------------- ternary columns, some of them
-
-/// Columns of a group: what passes between loading the sums of a line and storing them.
-const GROUP: usize = 16;
-
-#[trace_timing(avx2_sum_columns)]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn sum_columns(sums: &mut [i32], w: Columns<'_>, picked: &[u32], q: &[i8]) {
-    let (sums, _) = sums.as_chunks_mut::<{ columns::LINE_ROWS }>();
-    for first in (0..picked.len()).step_by(GROUP) {
-        let group = columns::group::<GROUP>(w, &picked[first..], q);
-        for (line, sums) in sums.iter_mut().enumerate() {
-            for column in group.ahead {
-                if let Some(line) = column.get(line) {
-                    prefetch(line.as_ptr());
-                }
-            }
-            let (eights, _) = sums.as_chunks_mut::<8>();
-            for half in 0..2 {
-                let (low, high) =
-                    (sum_half::<false>(&group, line, half), sum_half::<true>(&group, line, half));
-                for (k, acc) in low.iter().chain(&high).enumerate() {
-                    let to = |place: usize| 8 * k + 2 * place + half;
-                    add_to(&mut eights[to(0)], acc[0]);
-                    add_to(&mut eights[to(1)], _mm256_srai_epi32::<2>(acc[1]));
-                    add_to(&mut eights[to(2)], _mm256_srai_epi32::<4>(acc[2]));
-                    add_to(&mut eights[to(3)], _mm256_srai_epi32::<6>(acc[3]));
-                }
-            }
-        }
-    }
-}
-
-/// The products of half a line of a group's columns, of two of the four registers of fours that it makes: codes where
-/// they stand, as 1, 4, 16 and 64 times themselves. Two of at most `128 * 128` fit i16. See [`columns`] for what stands
-/// where.
+/// Adds four neighbouring products of bytes to each lane, two of which fit i16: codes stand for at most 128.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn sum_half<const HIGH: bool>(group: &Group<'_, GROUP>, line: usize, half: usize) -> [[__m256i; 4]; 2] {
-    let ones = _mm256_set1_epi16(1);
-    let mut acc = [[_mm256_setzero_si256(); 4]; 2];
-    for (quad, &q) in group.columns.as_chunks::<4>().0.iter().zip(&group.q) {
-        let mut halves = [_mm256_setzero_si256(); 4];
-        for (to, column) in halves.iter_mut().zip(quad) {
-            *to = load_u8(&column[line][32 * half..]);
-        }
-        let [a, b, c, d] = halves;
-        let (ab, cd) = if HIGH {
-            (_mm256_unpackhi_epi8(a, b), _mm256_unpackhi_epi8(c, d))
-        } else {
-            (_mm256_unpacklo_epi8(a, b), _mm256_unpacklo_epi8(c, d))
-        };
-        let (fours, q) =
-            ([_mm256_unpacklo_epi16(ab, cd), _mm256_unpackhi_epi16(ab, cd)], _mm256_set1_epi32(q));
-        for (acc, codes) in acc.iter_mut().zip(fours) {
-            for (acc, mask) in acc.iter_mut().zip([0b0000_0011_u8, 0b0000_1100, 0b0011_0000, 0b1100_0000]) {
-                let codes = _mm256_and_si256(codes, _mm256_set1_epi8(mask.cast_signed()));
-                *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, q), ones));
-            }
-        }
-    }
-    acc
+fn add_fours(acc: __m256i, codes: __m256i, q: __m256i) -> __m256i {
+    _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, q), _mm256_set1_epi16(1)))
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_to(sums: &mut [i32; 8], more: __m256i) {
+pub(super) fn add_to(sums: &mut [i32; 8], more: __m256i) {
     // SAFETY: 8 readable values by type; this load accepts any alignment.
     let before = unsafe { _mm256_loadu_si256(sums.as_ptr().cast()) };
     let sum = _mm256_add_epi32(before, more);
@@ -232,47 +288,16 @@ fn add_to(sums: &mut [i32; 8], more: __m256i) {
 
 /// Tokens of a tile: eight i16 accumulators, two registers of weights, and the rest for activations.
 const TILE: usize = 4;
-/// Rows of a panel: two registers of 8 sums.
-const PANEL: usize = 16;
 
-/// As in the AVX-512 kernel: a panel of rows is unpacked once, four columns of 8 rows across a register, then
-/// every tile of tokens runs through it with a broadcast activation.
-#[trace_timing(avx2_gemm_i2s)]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn gemm_i2s(y: &mut [&mut [f32]], w: Ternary<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Lines<u8>) {
-    panel.resize(PANEL * w.cols());
-    for first in (0..w.rows()).step_by(PANEL) {
-        let n_rows = PANEL.min(w.rows() - first);
-        unpack_panel(panel, w.slice(first, n_rows));
-        for tile in x.tiles() {
-            let y = &mut y[tile.first..][..tile.scales.len()];
-            match tile.scales.len() {
-                4 => gemm_tile::<4>(y, first, n_rows, panel, tile, scale),
-                3 => gemm_tile::<3>(y, first, n_rows, panel, tile, scale),
-                2 => gemm_tile::<2>(y, first, n_rows, panel, tile, scale),
-                1 => gemm_tile::<1>(y, first, n_rows, panel, tile, scale),
-                n => unreachable!("a tile of {n} tokens"),
-            }
-        }
-    }
-}
-
-/// `y[t][first..first + n_rows]` for the `T` tokens of one tile.
+/// `sum(code * q)` of the 16 rows of a panel with each of `T` tokens.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn gemm_tile<const T: usize>(
-    y: &mut [&mut [f32]],
-    first: usize,
-    n_rows: usize,
-    panel: &[u8],
-    tile: Tile<'_>,
-    scale: f32,
-) {
+fn sum_tile<const T: usize>(panel: &[u8], q: &[i8]) -> [[__m256i; 2]; T] {
     // 32 steps of at most 2 * 2 * 128 = 512 stay in i16 lanes; one block of 128 columns is 32 steps.
     const STEPS: usize = i2s::BLOCK / 4;
     let mut sums = [[_mm256_setzero_si256(); 2]; T];
     let (weights, _) = panel.as_chunks::<{ 4 * PANEL }>();
-    let (quads, _) = tile.q.as_chunks::<4>();
+    let (quads, _) = q.as_chunks::<4>();
     for (weights, quads) in weights.chunks_exact(STEPS).zip(quads.chunks_exact(STEPS * T)) {
         let mut acc = [[_mm256_setzero_si256(); 2]; T];
         for (w, q) in weights.iter().zip(quads.chunks_exact(T)) {
@@ -290,6 +315,20 @@ fn gemm_tile<const T: usize>(
             }
         }
     }
+    sums
+}
+
+/// `y[t][first..first + n_rows]` from the sums of the `T` tokens of one tile.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn store_tile<const T: usize>(
+    y: &mut [&mut [f32]],
+    first: usize,
+    n_rows: usize,
+    sums: [[__m256i; 2]; T],
+    tile: Tile<'_>,
+    scale: f32,
+) {
     for t in 0..T {
         let a = tile.scales[t];
         for half in 0..2 {
@@ -310,7 +349,7 @@ fn gemm_tile<const T: usize>(
 /// Unpacks up to 16 rows to `[cols / 4, 16, 4]` codes; rows past the last repeat it.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn unpack_panel(panel: &mut [u8], w: Ternary<'_>) {
+pub(super) fn unpack_panel(panel: &mut [u8], w: Ternary<'_>) {
     let two_bits = _mm256_set1_epi8(3);
     let last = w.rows() - 1;
     let (out, _) = panel.as_chunks_mut::<32>();
@@ -365,81 +404,10 @@ fn transpose_8x8(r: [__m256i; 8]) -> [__m256i; 8] {
     out
 }
 
-// --------------------------------------------------------------------------------------------- f16 dot products
-
-#[trace_timing(avx2_gemv_f16)]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn gemv_f16(y: &mut [f32], w: &[f16], x: &[f32]) {
-    for (y, row) in y.iter_mut().zip(w.chunks_exact(x.len())) {
-        [*y] = dots::<1>(row, x);
-    }
-}
-
-/// The 32-lane dot products of `R` consecutive f16 rows with one vector.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dots<const R: usize>(rows: &[f16], x: &[f32]) -> [f32; R] {
-    let cols = x.len();
-    let mut acc = [[_mm256_setzero_ps(); 4]; R];
-    let (x_blocks, x_rest) = x.as_chunks::<32>();
-    for (i, x) in x_blocks.iter().enumerate() {
-        for r in 0..R {
-            prefetch(rows[r * cols + 32 * i..].as_ptr().cast::<u8>().wrapping_add(AHEAD));
-        }
-        for v in 0..4 {
-            let x = load_f32(&x[8 * v..]);
-            for r in 0..R {
-                acc[r][v] = _mm256_fmadd_ps(load_f16(&rows[r * cols + 32 * i + 8 * v..]), x, acc[r][v]);
-            }
-        }
-    }
-    let mut out = [0.0; R];
-    for r in 0..R {
-        out[r] = scalar::dot16_rest(reduce(acc[r]), &rows[r * cols..][..cols][32 * x_blocks.len()..], x_rest);
-    }
-    out
-}
-
-/// 8 f32 values.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn load_f32(x: &[f32]) -> __m256 {
-    let x: &[f32; 8] = x.first_chunk().expect("8 values are left");
-    // SAFETY: 8 readable values by type; this load accepts any alignment.
-    unsafe { _mm256_loadu_ps(x.as_ptr()) }
-}
-
-/// 8 f16 values, widened.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn load_f16(v: &[f16]) -> __m256 {
-    let v: &[f16; 8] = v.first_chunk().expect("8 values are left");
-    // SAFETY: 16 readable bytes by type; this load accepts any alignment.
-    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(v.as_ptr().cast()) })
-}
-
-/// Joins 32 lanes in the canonical order: `(v0 + v2) + (v1 + v3)`, then halves, and neighbours.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn reduce(v: [__m256; 4]) -> f32 {
-    let u = _mm256_add_ps(_mm256_add_ps(v[0], v[2]), _mm256_add_ps(v[1], v[3]));
-    let t = _mm_add_ps(_mm256_castps256_ps128(u), _mm256_extractf128_ps::<1>(u));
-    let pairs = _mm_add_ps(t, _mm_movehdup_ps(t)); // t0 + t1, _, t2 + t3, _
-    _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehl_ps(pairs, pairs)))
-}
-
 // ------------------------------------------------------------------------------------------------ screened head
 
 /// Runs whose products fit i16 lanes: one adds at most 2 * 2 * 2 * 15 * 128 = 15 360 to each.
 const I16_RUNS: usize = 2;
-
-#[trace_timing(avx2_dot_u4)]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_u4(y: &mut [f64], w: &[u8], x: &ShadowVector) {
-    for (y, w) in y.iter_mut().zip(w.chunks_exact(x.values.len() / 2)) {
-        *y = dot_row_u4(w, x);
-    }
-}
 
 /// One row with the two halves of the vector; no sum of one of them exceeds `15 * 128 * 65536`.
 #[inline]
@@ -470,84 +438,4 @@ fn dot_row_u4(w: &[u8], x: &ShadowVector) -> f64 {
         }
     }
     (256 * i64::from(reduce_i32(sums[0])) + i64::from(reduce_i32(sums[1]))) as f64
-}
-
-#[trace_timing(avx2_dot_u2)]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_u2(y: &mut [f64], w: &[u8], picked: &[u32], x: &[i8]) {
-    let row = |r: u32| &w[r as usize * (x.len() / 4)..][..x.len() / 4];
-    for (i, (y, &r)) in y.iter_mut().zip(picked).enumerate() {
-        let later = row(picked.get(i + PICKS_AHEAD).copied().unwrap_or(r)).as_ptr();
-        *y = f64::from(dot_row(row(r), later, x));
-    }
-}
-
-// ---------------------------------------------------------------------------------------------------- attention
-
-#[trace_timing(avx2_attn_scores)]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn attn_scores(scores: &mut [f32], q: &[f32], k: &[f16], head_dim: usize, scale: f32) {
-    let n_pos = k.len() / head_dim;
-    let n_pad = scores.len() / (q.len() / head_dim);
-    for (row, q) in scores.chunks_exact_mut(n_pad).zip(q.chunks_exact(head_dim)) {
-        let (seen, padding) = row.split_at_mut(n_pos);
-        let (pairs, rest) = seen.as_chunks_mut::<2>();
-        for (scores, k) in pairs.iter_mut().zip(k.chunks_exact(2 * head_dim)) {
-            *scores = dots::<2>(k, q).map(|s| s * scale);
-        }
-        if let [score] = rest {
-            let [s] = dots::<1>(&k[(n_pos - 1) * head_dim..], q);
-            *score = s * scale;
-        }
-        padding.fill(f32::NEG_INFINITY);
-    }
-}
-
-#[trace_timing(avx2_attn_mix)]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn attn_mix(out: &mut [f32], v: Values<'_>, p: &[f32]) {
-    let (n_pad, head_dim) = (v.n_pad(), v.head_dim());
-    let (mut out, mut p) = (out, p);
-    while out.len() >= 2 * head_dim {
-        let (now, later) = out.split_at_mut(2 * head_dim);
-        mix::<2>(now, v, &p[..2 * n_pad]);
-        (out, p) = (later, &p[2 * n_pad..]);
-    }
-    for (out, p) in out.chunks_exact_mut(head_dim).zip(p.chunks_exact(n_pad)) {
-        mix::<1>(out, v, p);
-    }
-}
-
-/// `H` heads that read the same values: each tile column is loaded and widened once for all of them.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn mix<const H: usize>(out: &mut [f32], v: Values<'_>, p: &[f32]) {
-    let (n_pad, head_dim) = (v.n_pad(), v.head_dim());
-    for d in 0..head_dim {
-        let mut acc = [[_mm256_setzero_ps(); 4]; H];
-        for (first, tiles) in v.rows(d) {
-            for (i, tile) in tiles.iter().enumerate() {
-                mix_tile(&mut acc, tile, &p[first + 32 * i..], n_pad);
-            }
-        }
-        if let Some((first, tile)) = v.rest(d) {
-            mix_tile(&mut acc, &tile, &p[first..], n_pad);
-        }
-        for h in 0..H {
-            out[h * head_dim + d] = reduce(acc[h]);
-        }
-    }
-}
-
-/// Adds the products of one tile with the probabilities of its positions, `n_pad` apart for each head.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn mix_tile<const H: usize>(acc: &mut [[__m256; 4]; H], tile: &[f16; 32], p: &[f32], n_pad: usize) {
-    for lane in 0..4 {
-        let v = load_f16(&tile[8 * lane..]);
-        for h in 0..H {
-            let p = load_f32(&p[h * n_pad + 8 * lane..]);
-            acc[h][lane] = _mm256_fmadd_ps(v, p, acc[h][lane]);
-        }
-    }
 }

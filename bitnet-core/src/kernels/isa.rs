@@ -57,7 +57,10 @@ pub(super) fn tables(isa: Isa) -> Vec<&'static Kernels> {
     let tables: &[(bool, &'static Kernels)] = match isa {
         Isa::Scalar => &[(true, &scalar::KERNELS)],
         #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
-        Isa::Avx2 => &[(super::avx2::supported(), &super::avx2::KERNELS)],
+        Isa::Avx2 => &[
+            (super::avx2::supported(), &super::avx2::KERNELS),
+            (super::avxvnni::supported(), &super::avxvnni::KERNELS),
+        ],
         #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
         Isa::Avx512 => {
             let (here, vbmi) = (super::avx512::supported(), super::avx512vbmi::supported());

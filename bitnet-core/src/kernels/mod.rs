@@ -14,6 +14,8 @@
 //! | `scalar.rs` | the definition |
 //! | `self_test.rs` | every kernel executed on this CPU, for `bitnet doctor` |
 //! | `avx2.rs`, `avx512.rs`, `neon.rs` | the same functions for one instruction set |
+//! | `avx2f16.rs` | AVX2 products of f16 values: the head and attention |
+//! | `avxvnni.rs` | what AVX-VNNI makes faster of AVX2: products of integers |
 //! | `avx512f16.rs` | AVX-512 products of f16 values: the head and attention |
 //! | `avx512gemm.rs` | the AVX-512 product of a ternary matrix with many tokens, in two ways |
 //! | `avx512quotient.rs` | division by multiplications, for the results of that product |
@@ -27,6 +29,8 @@
 #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
 mod avx2;
 #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+mod avx2f16;
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
 mod avx512;
 #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
 mod avx512f16;
@@ -38,6 +42,8 @@ mod avx512quotient;
 mod avx512vbmi;
 #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
 mod avx512weigh;
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+mod avxvnni;
 #[cfg(test)]
 mod battery;
 mod isa;
