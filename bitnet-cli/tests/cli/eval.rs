@@ -120,3 +120,21 @@ fn bad_questions_and_minimums_are_refused_by_name() {
     }
     assert!(on_tiny("eval", "").refused(2).starts_with("--data: expected a file of questions"));
 }
+
+#[test]
+fn a_question_that_the_context_does_not_hold_is_named_by_its_line() {
+    let says = |questions: &str, ctx: usize| {
+        let ran = with_stdin(on_tiny_args("eval", &format!("-c {ctx} --data -")), questions.as_bytes());
+        ran.refused(1).to_owned()
+    };
+    // Before any is asked: the first of these would fail later, since its reply goes on.
+    let prompt = says("say\tab\tab\n\nsay\tabcdefghijklmnopqrstuvwxyz\t\n", 5);
+    assert!(
+        prompt.starts_with("--data -: line 3: expected at most 5 tokens with the reply, found "),
+        "{prompt}"
+    );
+    assert!(!prompt.contains("found 6 "), "{prompt}");
+    let reply = says("end\ta<|eot_id|>\t\nsay\tab\tabababab\n", 5);
+    let expected = "--data -: line 2: expected at most 5 tokens with the reply, found 6 (see --ctx-size)";
+    assert_eq!(reply, expected);
+}

@@ -5,7 +5,7 @@ mod question;
 use std::path::Path;
 
 use bitnet_core::model::Logits;
-use bitnet_core::{Sampler, SamplerOptions, Session, TokenId, Tokenizer};
+use bitnet_core::{Error, Sampler, SamplerOptions, Session, TokenId, Tokenizer};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -36,13 +36,19 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<(), Failure> {
     let Some(tokenizer) = &tokenizer else {
         return Err(Failure::misuse("eval", "the model has no vocabulary; give --tokenizer FILE"));
     };
-    interrupt::watch();
     let session = Session::new(&model, &session_options(&args.model))?;
     let mut examinee = Examinee { session, tokenizer, hash: Sha256::new() };
+    // All of them before the first is asked: what would fail after minutes is refused now.
+    let prompts: Vec<Vec<TokenId>> = questions
+        .iter()
+        .map(|question| examinee.tokens(question).map_err(|e| wrong(&args.data, question, e)))
+        .collect::<Result<_, _>>()?;
+    interrupt::watch();
     let mut progress = if args.quiet { None } else { Progress::new("eval".into()) };
     let mut misses = Vec::new();
-    for (i, question) in questions.iter().enumerate() {
-        let Some(Reply { text, ended }) = examinee.ask(question)? else { return Err(Failure::Interrupted) };
+    for (i, (question, prompt)) in questions.iter().zip(prompts).enumerate() {
+        let reply = examinee.ask(question, prompt).map_err(|e| wrong(&args.data, question, e))?;
+        let Some(Reply { text, ended }) = reply else { return Err(Failure::Interrupted) };
         let right = ended && text == question.answer;
         scores.count(&question.task, right);
         if !right {
@@ -55,7 +61,7 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<(), Failure> {
     drop(progress);
     let hash: String = examinee.hash.finalize_reset().iter().map(|byte| format!("{byte:02x}")).collect();
     let misses = Value::from_iter(misses.iter().map(|(question, text, ended)| {
-        let Question { task, prompt, answer } = question;
+        let Question { task, prompt, answer, .. } = question;
         json!({ "task": task, "prompt": prompt, "answer": answer, "found": text, "ended": ended })
     }));
     let answer = if args.json {
@@ -92,6 +98,21 @@ fn data_identity(path: &Path) -> Result<Value, Failure> {
     if path.as_os_str() == "-" { Ok(Value::Null) } else { file_identity(path) }
 }
 
+/// What is wrong with a question, by its place in the file, which the engine does not know.
+fn wrong(data: &Path, question: &Question, failure: Failure) -> Failure {
+    let what = format!("--data {}: line {}", data.display(), question.line);
+    match failure {
+        Failure::Engine(Error::ContextFull { wanted, n_ctx }) => {
+            complain(&format!(
+                "{what}: expected at most {n_ctx} tokens with the reply, found {wanted} (see --ctx-size)"
+            ));
+            Failure::Said(1)
+        }
+        Failure::Engine(e @ Error::Invalid { .. }) => Failure::misuse(&what, &e.to_string()),
+        other => other,
+    }
+}
+
 /// What a question was answered.
 struct Reply {
     text: String,
@@ -108,11 +129,23 @@ struct Examinee<'m, 't> {
 }
 
 impl Examinee<'_, '_> {
-    /// The reply to a question; `None` if Ctrl-C came.
-    fn ask(&mut self, question: &Question) -> Result<Option<Reply>, Failure> {
-        let mut pending: Vec<TokenId> =
+    /// The tokens of a question, if the context holds them.
+    fn tokens(&self, question: &Question) -> Result<Vec<TokenId>, Failure> {
+        let mut tokens: Vec<TokenId> =
             self.tokenizer.bos().filter(|_| self.tokenizer.adds_bos()).into_iter().collect();
-        pending.extend(self.tokenizer.encode_with_specials(&question.prompt)?);
+        tokens.extend(self.tokenizer.encode_with_specials(&question.prompt)?);
+        match (tokens.len(), self.session.n_ctx()) {
+            (0, _) => {
+                let reason = "expected some text, since this model adds no start token";
+                Err(Error::Invalid { what: "prompt".into(), reason: reason.into() }.into())
+            }
+            (wanted, n_ctx) if wanted > n_ctx => Err(Error::ContextFull { wanted, n_ctx }.into()),
+            _ => Ok(tokens),
+        }
+    }
+
+    /// The reply to a question of these tokens; `None` if Ctrl-C came.
+    fn ask(&mut self, question: &Question, mut pending: Vec<TokenId>) -> Result<Option<Reply>, Failure> {
         // A token is a byte at least: whoever has said more than this many is wrong already.
         let most = question.answer.len() + 4;
         let mut sampler = Sampler::new(SamplerOptions::greedy())?;
@@ -220,7 +253,12 @@ mod tests {
     use super::*;
 
     fn scores() -> Scores {
-        let ask = |task: &str| Question { task: task.into(), prompt: String::new(), answer: String::new() };
+        let ask = |task: &str| Question {
+            line: 1,
+            task: task.into(),
+            prompt: String::new(),
+            answer: String::new(),
+        };
         let mut scores = Scores::of(&[ask("b"), ask("a"), ask("b")]);
         [("b", true), ("a", false), ("b", true)]
             .into_iter()

@@ -14,6 +14,8 @@ const MAX_BYTES: u64 = 256 << 20;
 /// One line of the file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Question {
+    /// Its place in the file, counted from 1.
+    pub(super) line: usize,
     pub(super) task: String,
     pub(super) prompt: String,
     pub(super) answer: String,
@@ -50,7 +52,12 @@ fn parse(bytes: &[u8]) -> Result<Vec<Question>, String> {
             return Err(wrong(format!("expected task, prompt and answer, found {} fields", fields.len())));
         };
         let text = |field| unescape(field).map_err(wrong);
-        questions.push(Question { task: text(task)?, prompt: text(prompt)?, answer: text(answer)? });
+        questions.push(Question {
+            line: i + 1,
+            task: text(task)?,
+            prompt: text(prompt)?,
+            answer: text(answer)?,
+        });
     }
     if questions.is_empty() { Err("expected at least one question".into()) } else { Ok(questions) }
 }
@@ -79,8 +86,8 @@ fn unescape(field: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn question(task: &str, prompt: &str, answer: &str) -> Question {
-        Question { task: task.into(), prompt: prompt.into(), answer: answer.into() }
+    fn question(line: usize, task: &str, prompt: &str, answer: &str) -> Question {
+        Question { line, task: task.into(), prompt: prompt.into(), answer: answer.into() }
     }
 
     #[test]
@@ -88,7 +95,11 @@ mod tests {
         let questions = parse(b"sum\t1+1=\t2\n\r\n a\\tb\t\\\\n\\n\t\r\nlast\t\tx").unwrap();
         assert_eq!(
             questions,
-            [question("sum", "1+1=", "2"), question(" a\tb", "\\n\n", ""), question("last", "", "x")]
+            [
+                question(1, "sum", "1+1=", "2"),
+                question(3, " a\tb", "\\n\n", ""),
+                question(4, "last", "", "x")
+            ]
         );
     }
 
