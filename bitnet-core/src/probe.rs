@@ -6,8 +6,8 @@
 
 use std::hint::black_box;
 use std::sync::{Barrier, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{io, thread};
 
 use crate::error::{Error, Result};
 use crate::kernels::{Kernels, Tokens};
@@ -15,6 +15,7 @@ use crate::ops::screen::ShadowVector;
 use crate::pages::{Lines, Pages};
 use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
+use crate::team::{check_threads, refused};
 
 /// Read by all threads together: several times the last-level cache of any CPU this is likely to run on.
 const READ_BYTES: usize = 512 << 20;
@@ -31,7 +32,7 @@ const ROW: usize = 4096;
 /// # Errors
 /// If `n_threads` is zero or absurd, or there is no memory to read.
 pub fn read_bandwidth(n_threads: usize) -> Result<f64> {
-    check(n_threads)?;
+    check_threads(n_threads)?;
     let n = READ_BYTES / n_threads / ROW * ROW;
     let mut parts = Vec::new();
     for _ in 0..n_threads {
@@ -79,7 +80,7 @@ pub fn multiply_rate(n_threads: usize) -> Result<f64> {
     /// Long enough for clocks to settle, short enough to wait for.
     const ROUND: Duration = Duration::from_millis(60);
 
-    check(n_threads)?;
+    check_threads(n_threads)?;
     let kernels = Kernels::detect();
     let barrier = Barrier::new(n_threads);
     let threads = on_threads(vec![(); n_threads], |()| {
@@ -123,23 +124,10 @@ fn seconds(spans: impl Iterator<Item = Span>) -> f64 {
     all.end.duration_since(all.start).as_secs_f64().max(1e-9)
 }
 
-fn check(n_threads: usize) -> Result<()> {
-    const MOST: usize = 1024;
-    if (1..=MOST).contains(&n_threads) {
-        return Ok(());
-    }
-    let reason = format!("expected 1 to {MOST}, found {n_threads}");
-    Err(Error::Invalid { what: "--threads".into(), reason })
-}
-
 /// Runs `work` on each of `items`, all at once: on none where the system refuses a thread, since they wait for each
 /// other.
 fn on_threads<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Result<Vec<R>> {
     let n = items.len();
-    let refused = |error: io::Error| Error::Invalid {
-        what: "--threads".into(),
-        reason: format!("the system refuses {n} threads: {error}"),
-    };
     thread::scope(|scope| {
         let work = &work;
         let mut threads = Vec::new();
@@ -147,7 +135,7 @@ fn on_threads<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> 
             let (go, gate) = mpsc::channel::<()>(); // closed, if a later thread is refused
             let thread = thread::Builder::new()
                 .spawn_scoped(scope, move || gate.recv().ok().map(|()| work(item)))
-                .map_err(refused)?;
+                .map_err(|error| refused(n, error))?;
             threads.push((go, thread));
         }
         for (go, _) in &threads {

@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 #[cfg(feature = "cpu")]
 use crate::trace::trace_timing;
 
+/// More threads than any machine for these models has processors.
+pub const MAX_THREADS: usize = 1024;
+
 /// A fixed number of threads that work together on one step.
 #[derive(Debug)]
 pub struct Team {
@@ -46,12 +49,8 @@ impl Team {
     /// # Errors
     /// If the system refuses the threads, or `n` is zero or absurd.
     pub fn new(n: Option<usize>) -> Result<Team> {
-        const MOST: usize = 1024;
-        let invalid = |reason: String| Error::Invalid { what: "--threads".into(), reason };
         let n = n.unwrap_or_else(default_threads);
-        if n == 0 || n > MOST {
-            return Err(invalid(format!("expected 1 to {MOST}, found {n}")));
-        }
+        check_threads(n)?;
         #[cfg(feature = "cpu")]
         {
             let pool = match n {
@@ -61,7 +60,7 @@ impl Team {
                         .num_threads(n)
                         .thread_name(|i| format!("bitnet-{i}"))
                         .build()
-                        .map_err(|error| invalid(format!("the system refuses {n} threads: {error}")))?,
+                        .map_err(|error| refused(n, error))?,
                 ),
             };
             Ok(Team { pool, n })
@@ -115,6 +114,20 @@ impl Team {
         }
         items.into_iter().for_each(work);
     }
+}
+
+/// Refuses to look for no threads, or for absurdly many.
+pub(crate) fn check_threads(n: usize) -> Result<()> {
+    if (1..=MAX_THREADS).contains(&n) {
+        return Ok(());
+    }
+    let reason = format!("expected 1 to {MAX_THREADS}, found {n}");
+    Err(Error::Invalid { what: "--threads".into(), reason })
+}
+
+/// What to say where the system does not give `n` threads.
+pub(crate) fn refused(n: usize, error: impl std::fmt::Display) -> Error {
+    Error::Invalid { what: "--threads".into(), reason: format!("the system refuses {n} threads: {error}") }
 }
 
 /// The caller's time here is not its own: others work, and their spans say on what.

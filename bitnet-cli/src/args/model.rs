@@ -9,7 +9,7 @@ use super::line::Line;
 use crate::exit::Failure;
 
 /// The engine's own bounds, refused here before a model is loaded.
-pub(super) const MAX_THREADS: usize = 1024;
+pub(super) use bitnet_core::team::MAX_THREADS;
 pub(super) const MAX_POSITIONS: usize = 1 << 20;
 
 /// Instruction sets by the names the engine knows; `auto` takes the best this CPU has.
