@@ -37,6 +37,12 @@ impl Spoilt {
         )
     }
 
+    /// Writes the model without `tensor`.
+    fn without(&self, tensor: &str) -> PathBuf {
+        assert!(self.source.tensor(tensor).is_some(), "no tensor {tensor}");
+        self.write(|_| {}, |name| name != tensor, |_, _| {})
+    }
+
     /// Writes the model with the bytes of `tensor` changed.
     fn with_bytes(&self, tensor: &str, change: impl Fn(&mut [u8])) -> PathBuf {
         assert!(self.source.tensor(tensor).is_some(), "no tensor {tensor}");
@@ -62,11 +68,12 @@ impl Spoilt {
             writer.set(key, value).unwrap();
         }
         set(&mut writer);
-        for info in self.source.tensors() {
+        let tensors = || self.source.tensors().iter().filter(|info| keep(&info.name));
+        for info in tensors() {
             writer.declare(&info.name, info.ty, &info.shape).unwrap();
         }
         let mut out = writer.write(&self.path(), Vec::new()).unwrap();
-        for info in self.source.tensors() {
+        for info in tensors() {
             let mut bytes = self.source.bytes_of(info).unwrap().to_vec();
             change(&info.name, &mut bytes);
             out.tensor(&info.name, &bytes).unwrap();
@@ -186,6 +193,19 @@ fn sizes_that_disagree_with_the_tensors_name_the_tensor() {
     ] {
         let sentence = refusal(&spoilt.with_key(&format!("bitnet-b1.58.{key}"), Some(Value::U32(value))));
         assert_eq!(sentence, says, "{key} {value}");
+    }
+}
+
+#[test]
+fn a_tensor_that_is_missing_is_named() {
+    let spoilt = Spoilt::new();
+    for (tensor, expected) in [
+        ("token_embd.weight", "a matrix of 256 columns"),
+        ("output_norm.weight", "shape [256]"),
+        ("blk.1.ffn_up.weight", "shape [512, 256]"),
+    ] {
+        let says = format!("tensor {tensor}: expected {expected}, found no such tensor");
+        assert_eq!(refusal(&spoilt.without(tensor)), says);
     }
 }
 

@@ -106,7 +106,7 @@ impl Config {
         let n_ctx_train = keys.count("context_length", MOST_POSITIONS)?;
         let norm_eps = keys.positive("attention.layer_norm_rms_epsilon", None)?;
         let rope = keys.rope(head_dim)?;
-        let n_vocab = read_n_vocab(gguf, &keys)?;
+        let n_vocab = read_n_vocab(gguf, &keys, n_embd)?;
         let activation = activation(meta, arch, (n_vocab, n_embd, n_layer, n_ff));
         let name = meta.str("general.name").ok().flatten().map(str::to_owned);
         Ok(Config {
@@ -150,10 +150,17 @@ fn read_arch(meta: &Metadata) -> Result<Arch> {
 }
 
 /// Rows of the embedding matrix, which `vocab_size` may state too.
-fn read_n_vocab(gguf: &Gguf, keys: &Keys<'_>) -> Result<usize> {
-    let n_vocab = gguf.tensor("token_embd.weight").map_or(0, |t| t.info.shape.first().copied().unwrap_or(0));
+fn read_n_vocab(gguf: &Gguf, keys: &Keys<'_>, n_embd: usize) -> Result<usize> {
+    const NAME: &str = "token_embd.weight";
+    let embd = gguf.tensor(NAME).ok_or_else(|| Error::Malformed {
+        path: keys.meta.path().to_owned(),
+        item: format!("tensor {NAME}"),
+        expected: format!("a matrix of {n_embd} columns"),
+        found: "no such tensor".into(),
+    })?;
+    let n_vocab = embd.info.shape.first().copied().unwrap_or(0);
     match keys.meta.usize(&keys.key("vocab_size"))? {
-        Some(n) if n_vocab != 0 && n != n_vocab => {
+        Some(n) if n != n_vocab => {
             Err(keys.wrong("vocab_size", &format!("{n_vocab}, the rows of token_embd.weight")))
         }
         _ => Ok(n_vocab),
