@@ -91,7 +91,11 @@ pub fn replace_file_if<'a>(
     file.sync_all().map_err(io("write"))?;
     drop(file);
     check(&temporary.path)?;
-    let placed = if replace { temporary.rename_to(&home) } else { temporary.link_to(&home) };
+    let placed = if replace {
+        temporary.rename_to(&home)
+    } else {
+        temporary.link_to(&home, |from, to| fs::hard_link(from, to))
+    };
     placed.map_err(io("create"))
 }
 
@@ -134,8 +138,10 @@ impl Temporary {
     }
 
     /// Gives the file the name `home`, if nobody has it: unlike a rename, a second name takes nobody's place.
-    fn link_to(self, home: &Path) -> io::Result<()> {
-        match fs::hard_link(&self.path, home) {
+    ///
+    /// - `link`: gives a file its second name
+    fn link_to(self, home: &Path, link: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
+        match link(&self.path, home) {
             Ok(()) => {
                 sync_directory(home);
                 Ok(())
@@ -200,6 +206,33 @@ mod tests {
         let path = dir.path().join("file");
         write(Target { path: &path, replace: false }, || ()).unwrap();
         assert_eq!((fs::read(&path).unwrap(), names(dir.path())), (b"new".to_vec(), 1));
+    }
+
+    /// As on a file system whose files have one name each: `meanwhile`, and then a refusal.
+    fn place_without_links(home: &Path, meanwhile: impl FnOnce()) -> io::Result<()> {
+        let path = home.with_file_name(".temporary");
+        fs::write(&path, "new").unwrap();
+        Temporary { path, keep: false }.link_to(home, |_, _| {
+            meanwhile();
+            Err(io::Error::from(ErrorKind::Unsupported))
+        })
+    }
+
+    #[test]
+    fn a_file_that_cannot_have_a_second_name_changes_its_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("file");
+        place_without_links(&home, || ()).unwrap();
+        assert_eq!((fs::read(&home).unwrap(), names(dir.path())), (b"new".to_vec(), 1));
+    }
+
+    #[test]
+    fn without_second_names_a_file_that_has_appeared_is_left_alone_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("file");
+        let error = place_without_links(&home, || fs::write(&home, "theirs").unwrap()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        assert_eq!((fs::read(&home).unwrap(), names(dir.path())), (b"theirs".to_vec(), 1));
     }
 
     #[cfg(unix)]
