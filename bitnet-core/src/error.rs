@@ -49,6 +49,13 @@ pub enum Error {
         /// What differs in it.
         item: String,
     },
+    /// The system does not give what the work takes: threads, memory.
+    Refused {
+        /// What, for what, and which flag asks for less: `memory for a cache of 4096 positions (see --ctx-size)`.
+        what: String,
+        /// The system's own reason, if it has one.
+        reason: Option<String>,
+    },
     /// The caller asked for what cannot be given: a flag's value, an option, an instruction set.
     Invalid {
         /// The option, as the user knows it: `--isa avx512`.
@@ -103,6 +110,10 @@ impl fmt::Display for Error {
                 path.display(),
                 Brief(item)
             ),
+            Error::Refused { what, reason: None } => write!(f, "the system refuses {}", Brief(what)),
+            Error::Refused { what, reason: Some(reason) } => {
+                write!(f, "the system refuses {}: {}", Brief(what), Brief(reason))
+            }
             Error::Invalid { what, reason } => write!(f, "{}: {}", Brief(what), Brief(reason)),
             Error::Token { id, n_vocab } => {
                 write!(f, "token {id}: expected an id below {n_vocab}, the size of the vocabulary")

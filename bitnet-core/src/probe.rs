@@ -30,15 +30,15 @@ const ROW: usize = 4096;
 /// read large pages where the system gives them.
 ///
 /// # Errors
-/// If `n_threads` is zero or absurd, or there is no memory to read.
+/// If `n_threads` is zero or absurd, or the system refuses the threads or the memory to read.
 pub fn read_bandwidth(n_threads: usize) -> Result<f64> {
     check_threads(n_threads)?;
     let n = READ_BYTES / n_threads / ROW * ROW;
     let mut parts = Vec::new();
     for _ in 0..n_threads {
-        parts.push(Pages::<u8>::zeroed(n).ok_or_else(|| Error::Invalid {
-            what: "probe".into(),
-            reason: format!("there is no memory to read {} MiB", READ_BYTES >> 20),
+        parts.push(Pages::<u8>::zeroed(n).ok_or_else(|| Error::Refused {
+            what: format!("memory for a probe of {} MiB", READ_BYTES >> 20),
+            reason: None,
         })?);
     }
     let kernels = Kernels::detect();
@@ -71,7 +71,7 @@ pub fn read_bandwidth(n_threads: usize) -> Result<f64> {
 /// of the multiply instruction, or well above it where one multiplication makes two products.
 ///
 /// # Errors
-/// If `n_threads` is zero or absurd.
+/// If `n_threads` is zero or absurd, or the system refuses the threads.
 pub fn multiply_rate(n_threads: usize) -> Result<f64> {
     /// 160 KiB of weights, 240 KiB of activations, 96 KiB of results: within a second-level cache.
     const ROWS: usize = 256;

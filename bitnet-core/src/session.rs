@@ -51,8 +51,10 @@ impl<'m> Session<'m> {
         if n_batch == 0 {
             return Err(invalid("--batch-size", "expected at least 1, found 0".into()));
         }
-        let cache = KvCache::new(model.config(), n_ctx)
-            .ok_or_else(|| invalid("--ctx-size", format!("no memory for a cache of {n_ctx} positions")))?;
+        let cache = KvCache::new(model.config(), n_ctx).ok_or_else(|| Error::Refused {
+            what: format!("memory for a cache of {n_ctx} positions (see --ctx-size)"),
+            reason: None,
+        })?;
         let team = Arc::new(Team::new(options.n_threads)?);
         let act = Activations::new(model, n_batch, n_ctx);
         Ok(Session { model, team, cache, act, pos: 0, n_ctx, n_batch })

@@ -127,7 +127,7 @@ pub(crate) fn check_threads(n: usize) -> Result<()> {
 
 /// What to say where the system does not give `n` threads.
 pub(crate) fn refused(n: usize, error: impl std::fmt::Display) -> Error {
-    Error::Invalid { what: "--threads".into(), reason: format!("the system refuses {n} threads: {error}") }
+    Error::Refused { what: format!("{n} threads (see --threads)"), reason: Some(error.to_string()) }
 }
 
 /// The caller's time here is not its own: others work, and their spans say on what.

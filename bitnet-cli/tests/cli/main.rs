@@ -48,5 +48,7 @@ mod quantize;
 mod readme;
 #[cfg(feature = "full-cli")]
 mod run;
+#[cfg(all(unix, target_pointer_width = "64", feature = "full-cli"))]
+mod scarce;
 #[cfg(feature = "full-cli")]
 mod tiny;

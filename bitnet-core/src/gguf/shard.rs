@@ -72,9 +72,9 @@ pub(super) fn in_memory(
     writer: GgufWriter,
     fill: impl FnOnce(&mut TensorWriter<&mut [u8]>) -> Result<()>,
 ) -> Result<Gguf> {
-    let len = writer.file_len().ok_or_else(|| Error::Invalid {
-        what: name.display().to_string(),
-        reason: "the tensors together exceed this machine's addresses".into(),
+    let len = writer.file_len().ok_or_else(|| Error::Refused {
+        what: format!("memory for {}", name.display()),
+        reason: Some("the tensors together exceed this machine's addresses".into()),
     })?;
     let blob = Blob::fill(name, len, |bytes| {
         let mut out = writer.write(name, bytes)?;

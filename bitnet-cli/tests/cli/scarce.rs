@@ -1,0 +1,35 @@
+//! Threads and memory that the system refuses.
+
+use crate::support::{Ran, command};
+use crate::tiny::on_tiny_args;
+
+/// Runs `bitnet` where it gets no thread beside its first: no address space holds a stack of this size, whoever asks.
+fn alone(args: &[String]) -> Ran {
+    command(args).env("RUST_MIN_STACK", (1_u64 << 60).to_string()).output().unwrap().into()
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split(' ').map(str::to_owned).collect()
+}
+
+#[test]
+fn threads_that_were_asked_for_and_are_refused_are_a_failure() {
+    let run = |flags: &str| alone(&on_tiny_args("run", &format!("-p ab -n 1 -q {flags}")));
+    let mut lines = vec![alone(&words("doctor -t 2")), alone(&words("doctor -t 2 --json -q"))];
+    if cfg!(feature = "cpu") {
+        lines.push(run("-t 2"));
+    }
+    for ran in lines {
+        assert!(ran.refused(1).starts_with("the system refuses 2 threads (see --threads): "), "{ran:?}");
+    }
+    run("-t 1").done();
+    let usual = run("");
+    assert!(matches!(usual.code, Some(0 | 1)), "one processor needs no other thread: {usual:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_that_is_not_there_is_a_failure() {
+    let ran = crate::cheap::within_50_mb(&["doctor", "-t", "1"]);
+    assert_eq!(ran.refused(1), "the system refuses memory for a probe of 512 MiB");
+}
