@@ -7,8 +7,10 @@
 //! sleep. So while one thread is inside [`Team::enter`], the others look for its cuts without a pause, and whoever
 //! waits for another's half does so awake, too.
 
+use std::sync::Mutex;
 #[cfg(feature = "cpu")]
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use crate::error::{Error, Result};
 #[cfg(feature = "cpu")]
@@ -217,7 +219,7 @@ fn work_until(done: &AtomicBool) {
             n_idle += 1;
             std::hint::spin_loop();
         } else {
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 }
@@ -233,16 +235,37 @@ impl Drop for SetAtEnd<'_> {
     }
 }
 
+/// What `work` makes of each of `items`, in their order, on as many threads as the system gives for them: without any,
+/// on this one.
+pub(crate) fn spread<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let n = items.len();
+    let items = Mutex::new(items.into_iter().enumerate());
+    let some = || -> Vec<(usize, R)> {
+        let next = || items.lock().expect("nobody panics while taking an item").next();
+        std::iter::from_fn(next).map(|(i, item)| (i, work(item))).collect()
+    };
+    let mut done = thread::scope(|scope| {
+        let helper = |_| thread::Builder::new().spawn_scoped(scope, some).ok();
+        let helpers: Vec<_> = (1..n).map_while(helper).collect();
+        let mut done = some();
+        for helper in helpers {
+            done.extend(helper.join().expect("the work does not panic"));
+        }
+        done
+    });
+    done.sort_unstable_by_key(|(i, _)| *i);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
 /// The processors this process may use: affinity and, on Linux, the cgroup's quota are counted by the system.
 #[must_use]
 pub fn default_threads() -> usize {
-    if cfg!(feature = "cpu") { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 }
+    if cfg!(feature = "cpu") { thread::available_parallelism().map_or(1, usize::from) } else { 1 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
 
     #[test]
     fn every_value_is_handed_out_once_and_cuts_respect_units() {
@@ -296,6 +319,17 @@ mod tests {
         let mut seen = seen.into_inner().unwrap();
         seen.sort_unstable();
         assert_eq!(seen, (0..50).collect::<Vec<i32>>());
+    }
+
+    #[test]
+    fn results_come_in_the_order_of_the_items_whoever_is_done_first() {
+        for n in [0, 1, 5] {
+            let slowest_first = |i: u64| {
+                thread::sleep(std::time::Duration::from_millis(2 * (n - i)));
+                i * i
+            };
+            assert_eq!(spread((0..n).collect(), slowest_first), (0..n).map(|i| i * i).collect::<Vec<_>>());
+        }
     }
 
     #[test]

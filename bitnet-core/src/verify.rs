@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::model::matrix::{malformed, packing};
 use crate::quant::ternary::{Fault, Packing, Reading, check_scales};
-use crate::team::default_threads;
+use crate::team::{default_threads, spread};
 
 /// How the codes and scales of a ternary tensor are spread. A weight is `code * scale`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,7 +24,8 @@ pub struct Census {
 /// Rows that are unpacked at a time: their codes stay in the cache.
 const RUN: usize = 16;
 
-/// Counts the codes of a tensor, with as many threads as there are processors; `None` if its type is not ternary.
+/// Counts the codes of a tensor, with as many threads as there are processors, if the system gives them; `None` if its
+/// type is not ternary.
 ///
 /// Tensors of more than two dimensions are taken as matrices of all their rows.
 ///
@@ -64,15 +65,10 @@ impl Census {
 
 fn count(packing: Packing, bytes: &[u8], rows: usize, cols: usize) -> Result<Census, Fault> {
     let share = rows.div_ceil(default_threads()).next_multiple_of(RUN);
-    let part = |range: Range<usize>| count_rows(packing, bytes, (rows, cols), range);
-    std::thread::scope(|threads| {
-        let part = &part;
-        let shares = (0..rows).step_by(share).map(|first| first..rows.min(first + share));
-        let spawned: Vec<_> = shares.map(|range| threads.spawn(move || part(range))).collect();
-        // In the order of the rows, so that the first fault is the first.
-        let ended = spawned.into_iter().map(|t| t.join().expect("counting does not panic"));
-        ended.collect::<Vec<_>>().into_iter().try_fold(Census::NONE, |sum, part| Ok(sum.add(part?)))
-    })
+    let shares = (0..rows).step_by(share).map(|first| first..rows.min(first + share)).collect();
+    let parts = spread(shares, |range: Range<usize>| count_rows(packing, bytes, (rows, cols), range));
+    // In the order of the rows, so that the first fault is the first.
+    parts.into_iter().try_fold(Census::NONE, |sum, part| Ok(sum.add(part?)))
 }
 
 fn count_rows(

@@ -1,7 +1,8 @@
 //! Threads and memory that the system refuses.
 
+use crate::quantize::quantize;
 use crate::support::{Ran, command};
-use crate::tiny::on_tiny_args;
+use crate::tiny::{on_tiny_args, tiny};
 
 /// Runs `bitnet` where it gets no thread beside its first: no address space holds a stack of this size, whoever asks.
 fn alone(args: &[String]) -> Ran {
@@ -25,6 +26,18 @@ fn threads_that_were_asked_for_and_are_refused_are_a_failure() {
     run("-t 1").done();
     let usual = run("");
     assert!(matches!(usual.code, Some(0 | 1)), "one processor needs no other thread: {usual:?}");
+}
+
+#[test]
+fn what_would_be_faster_with_threads_goes_without_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("repacked.gguf");
+    quantize(tiny(), &path, "--type tq2_0 -q").done();
+    for line in ["inspect --verify -m", "run -t 1 -p ab -n 4 --greedy -q -m"] {
+        let args = words(&format!("{line} {}", path.display()));
+        let with: Ran = command(&args).output().unwrap().into();
+        assert_eq!(alone(&args).done(), with.done());
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -3,7 +3,7 @@
 use crate::quant::i2s::{BLOCK, BLOCK_BYTES};
 use crate::quant::scales::{Scales, mark_used};
 use crate::quant::ternary::{Fault, Packing, check_scales};
-use crate::team::default_threads;
+use crate::team::{default_threads, spread};
 
 /// A ternary matrix in blocks of 128, whatever it was before.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) struct Repacked {
 /// Rows that are unpacked at a time: their codes stay in the cache.
 const RUN: usize = 16;
 
-/// Repacks a tensor, with as many threads as there are processors.
+/// Repacks a tensor, with as many threads as there are processors, if the system gives them.
 ///
 /// - `bytes`: the whole tensor `[rows, cols]`
 pub(super) fn repack(packing: Packing, bytes: &[u8], rows: usize, cols: usize) -> Result<Repacked, Fault> {
@@ -30,7 +30,8 @@ pub(super) fn repack(packing: Packing, bytes: &[u8], rows: usize, cols: usize) -
     let shares = codes
         .chunks_mut(share * row_bytes)
         .zip(scales.chunks_mut(share * per_row).zip(used.chunks_mut(share * per_row)));
-    let part = |at: usize, codes: &mut [u8], scales: &mut [f32], used: &mut [bool]| -> Result<(), Fault> {
+    type Share<'a> = (usize, (&'a mut [u8], (&'a mut [f32], &'a mut [bool])));
+    let part = |(at, (codes, (scales, used))): Share<'_>| -> Result<(), Fault> {
         let mut unpacked = vec![0; RUN * cols];
         let runs = codes.chunks_mut(RUN * row_bytes);
         let runs = runs.zip(scales.chunks_mut(RUN * per_row).zip(used.chunks_mut(RUN * per_row)));
@@ -47,15 +48,7 @@ pub(super) fn repack(packing: Packing, bytes: &[u8], rows: usize, cols: usize) -
         }
         Ok(())
     };
-    let ended: Vec<Result<(), Fault>> = std::thread::scope(|threads| {
-        let part = &part;
-        let spawned: Vec<_> = shares
-            .enumerate()
-            .map(|(at, (codes, (scales, used)))| threads.spawn(move || part(at, codes, scales, used)))
-            .collect();
-        spawned.into_iter().map(|t| t.join().expect("repacking does not panic")).collect()
-    });
-    ended.into_iter().collect::<Result<(), Fault>>()?;
+    spread(shares.enumerate().collect(), part).into_iter().collect::<Result<(), Fault>>()?;
     Ok(Repacked { codes, scales: Scales::coarsest(scales, &used, per_row) })
 }
 
