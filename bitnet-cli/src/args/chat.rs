@@ -39,8 +39,9 @@ Flags:
       --top-p P           choose among the most likely tokens that together reach P (default 0.9)
       --min-p P           drop tokens less likely than P times the most likely one (default 0.05)
       --repeat-penalty R  above 1 makes recent tokens less likely (default 1, none)
-      --repeat-last-n N   how many tokens are recent (default 64)
-  -s, --seed N            same seed, same replies (default 0)
+      --repeat-last-n N   how many tokens are recent; -1 is all of the context (default 64)
+  -s, --seed N            same seed, same replies (default 0); -1 is another one each time, told at
+                          the end
   -t, --threads N         threads (default: the processors this process may use)
   -b, --batch-size N      prompt tokens computed together (default 512)
       --isa NAME          auto, scalar, avx2, avx512 or neon; the tokens are the same on all

@@ -24,6 +24,7 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
     let mut session = Session::new(&model, &session_options(&args.model))?;
     let default = args.model.sampler_default(SamplerOptions::default());
     let mut sampler = Sampler::new(args.sampling.or(default))?;
+    let seed = sampler.options().seed;
     if args.verbose {
         describe(path, &model, &session);
     }
@@ -48,6 +49,7 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
             "model": path.to_string_lossy(),
             "isa": model.kernels().isa().name(),
             "threads": session.n_threads(),
+            "seed": seed,
             "prompt_tokens": ids,
             "tokens": done.ids,
             "text": tokenizer.map(|_| &voice.text),
@@ -66,6 +68,9 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
     out.flush()?;
     if !args.quiet {
         report(load_time, &done, session.n_ctx());
+        if args.sampling.is_drawn {
+            note(format_args!("seed:        {seed}"));
+        }
     }
     if done.ended == Ended::Engine(StopReason::Interrupted) { Err(Failure::Interrupted) } else { Ok(()) }
 }

@@ -71,6 +71,15 @@ fn a_seed_decides_the_replies() {
 }
 
 #[test]
+fn a_seed_of_minus_1_is_drawn_and_named_at_the_end() {
+    let lively = "--temp 50 --top-k 0 --top-p 1 --min-p 0 -n 16";
+    let drawn = chat(&format!("{lively} -s -1"), b"ab\ncd\n");
+    let seed = drawn.stderr.lines().find_map(|line| line.strip_prefix("seed:        "));
+    let seed: u32 = seed.unwrap_or_else(|| panic!("{drawn:?}")).parse().unwrap();
+    assert_eq!(chat(&format!("{lively} -q -s {seed}"), b"ab\ncd\n").done(), drawn.stdout);
+}
+
+#[test]
 fn a_conversation_is_saved_as_it_was_and_never_over_another_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a b.json");

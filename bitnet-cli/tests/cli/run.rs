@@ -72,6 +72,32 @@ fn a_seed_decides_the_text() {
 }
 
 #[test]
+fn a_seed_of_minus_1_is_drawn_and_named_so_that_the_text_can_be_had_again() {
+    let run = |seed: &str| {
+        let ran = on_tiny("run", &format!("--tokens 5,7 -n 16 {LIVELY} --json --seed {seed}"));
+        let object = object(&ran);
+        (object["seed"].as_u64().unwrap(), object["tokens"].clone(), ran.stderr)
+    };
+    let (seed, text, said) = run("-1");
+    assert!(said.contains(&format!("\nseed:        {seed}\n")), "{said}");
+    let (_, again, said) = run(&seed.to_string());
+    assert_eq!(again, text);
+    assert!(!said.contains("seed"), "{said}");
+    assert_ne!(run("-1").0, seed);
+}
+
+#[test]
+fn all_tokens_of_the_context_are_recent_to_a_repeat_last_n_of_minus_1() {
+    let tokens = |n: i32| {
+        let line = "--tokens 5,7 -n 200 --greedy --repeat-penalty 100 --ignore-eos --json";
+        object(&on_tiny("run", &format!("{line} --repeat-last-n {n}")))["tokens"].clone()
+    };
+    let expected = tokens(-1);
+    assert_eq!(tokens(202), expected);
+    assert_ne!(tokens(64), expected);
+}
+
+#[test]
 fn a_prompt_is_the_same_from_a_flag_a_pipe_and_a_file() {
     let tokens = |ran: &Ran| object(ran)["prompt_tokens"].clone();
     let args = |how: &[&str]| {

@@ -41,6 +41,7 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<(), Failure> {
     // Llama 3's own settings, and those of the models that follow it; llama.cpp's for the rest.
     let usual = SamplerOptions { temperature: 0.6, top_p: 0.9, ..SamplerOptions::default() };
     let sampling = args.sampling.or(args.model.sampler_default(usual));
+    let seed = sampling.seed;
     let mut conversation = Conversation::new(session, tokenizer, format, sampling, args.max_tokens)?;
     conversation.system = args.system.clone();
     let input = Input::new()?;
@@ -55,6 +56,9 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<(), Failure> {
     let regular = matches!(ended, Ok(()) | Err(Failure::Said(_) | Failure::Interrupted));
     if regular && !args.quiet && chat.metrics.n_turns > 0 {
         chat.metrics.show();
+        if args.sampling.is_drawn {
+            note(format_args!("seed:        {seed}"));
+        }
     }
     ended
 }
