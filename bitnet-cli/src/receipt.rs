@@ -12,7 +12,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bitnet_core::Error;
 use bitnet_core::gguf::replace_file;
-use bitnet_core::hf::Checkpoint;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -68,19 +67,24 @@ pub(crate) fn file_identity(path: &Path) -> Result<Value, Failure> {
     identity(path, file)
 }
 
-/// A checkpoint as a receipt names it: path, size and SHA-256 of each file it is read from, in the order of their
-/// names. Of them all, `bytes` is the sum and `sha256` the hash of what `sha256sum` prints for them in their folder.
-pub(crate) fn checkpoint_identity(dir: &Path) -> Result<Value, Failure> {
+/// A model of several files as a receipt names it: path, size and SHA-256 of each of `paths`, which lie in one folder,
+/// in the order of their names. Of them all, `bytes` is the sum and `sha256` the hash of what `sha256sum` prints for
+/// them in their folder.
+pub(crate) fn files_identity<P: AsRef<Path>>(
+    model: &Path,
+    paths: impl IntoIterator<Item = P>,
+) -> Result<Value, Failure> {
     let (mut files, mut sums, mut bytes) = (Vec::new(), String::new(), 0);
-    for path in Checkpoint::files(dir) {
-        let mut file = file_identity(&path)?;
+    for path in paths {
+        let path = path.as_ref();
+        let mut file = file_identity(path)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         sums += &format!("{}  {name}\n", file["sha256"].as_str().unwrap_or_default());
         bytes += file["bytes"].as_u64().unwrap_or_default();
         file["path"] = name.into();
         files.push(file);
     }
-    let mut all = identity(dir, sums.as_bytes())?;
+    let mut all = identity(model, sums.as_bytes())?;
     all["bytes"] = bytes.into();
     all["files"] = files.into();
     Ok(all)

@@ -58,9 +58,10 @@ Flags:
   -q, --quiet           nothing on stderr when all goes well
   -h, --help            this text
 
-The receipt names a model by its size and SHA-256. Of a checkpoint it has them for each file that is
-read; the directory's own are the sum of the sizes, and the SHA-256 of what `sha256sum` prints for
-these files in the order of their names. It is written even if stdout takes nothing.
+The receipt names a model by its size and SHA-256. Of a checkpoint, or of a GGUF file in shards, it
+has them for each file that is read; the model's own are the sum of the sizes, and the SHA-256 of
+what `sha256sum` prints for these files in the order of their names. It is written even if stdout
+takes nothing.
 ";
 
 const FLAGS: &[Flag] = &[

@@ -97,8 +97,11 @@ pub(crate) fn load_demo(args: &ModelArgs) -> Result<Model, Failure> {
 #[cfg(feature = "full-cli")]
 pub(crate) fn identity(path: Option<&Path>) -> Result<serde_json::Value, Failure> {
     match path {
-        Some(dir) if Checkpoint::is_at(dir) => receipt::checkpoint_identity(dir),
-        Some(path) => receipt::file_identity(path),
+        Some(dir) if Checkpoint::is_at(dir) => receipt::files_identity(dir, Checkpoint::files(dir)),
+        Some(path) => match Gguf::open(path, Access::Map)?.shards() {
+            [_] => receipt::file_identity(path),
+            shards => receipt::files_identity(path, shards.iter().map(|shard| &shard.path)),
+        },
         None => receipt::identity(Path::new(demo::NAME), demo::bytes()),
     }
 }

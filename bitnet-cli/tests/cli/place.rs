@@ -6,6 +6,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
+use bitnet_core::gguf::{Access, Gguf, GgufWriter, Value};
 use sha2::{Digest, Sha256};
 
 use crate::convert::write_checkpoint;
@@ -206,28 +207,82 @@ fn an_answer_and_a_receipt_do_not_share_their_fate() {
     }
 }
 
-#[test]
-fn a_receipt_names_a_checkpoint_by_its_files() {
-    let [folder, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-    write_checkpoint(folder.path(), 300);
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The model of a receipt that `bench` writes for `model`, and what `sha256sum` says of `names` beside it, with the
+/// size of all.
+fn receipt_and_sums(model: &Path, folder: &Path, names: &[String]) -> (serde_json::Value, String, usize) {
+    let other = tempfile::tempdir().unwrap();
     let receipt = other.path().join("r.json");
-    let (dir, path) = (folder.path().to_str().unwrap(), receipt.to_str().unwrap());
-    bitnet(["bench", "-m", dir, "-p", "2", "-n", "0", "-r", "1", "-q", "--receipt", path]).done();
+    let (model, path) = (model.to_str().unwrap(), receipt.to_str().unwrap());
+    bitnet(["bench", "-m", model, "-p", "2", "-n", "0", "-r", "1", "-q", "--receipt", path]).done();
     let receipt: serde_json::Value = serde_json::from_slice(&fs::read(&receipt).unwrap()).unwrap();
-    let hex =
-        |bytes: &[u8]| -> String { Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect() };
-    let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    names.sort();
     let (mut sums, mut n_bytes) = (String::new(), 0);
     for name in names {
-        let bytes = fs::read(folder.path().join(&name)).unwrap();
-        sums += &format!("{}  {}\n", hex(&bytes), name.to_str().unwrap());
+        let bytes = fs::read(folder.join(name)).unwrap();
+        sums += &format!("{}  {name}\n", hex(&bytes));
         n_bytes += bytes.len();
     }
-    let model = &receipt["model"];
-    assert_eq!((&model["path"], &model["bytes"]), (&dir.into(), &n_bytes.into()), "{model}");
+    (receipt["model"].clone(), sums, n_bytes)
+}
+
+#[test]
+fn a_receipt_names_a_checkpoint_by_its_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    write_checkpoint(dir, 300);
+    let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    let names: Vec<String> = names.into_iter().map(|name| name.into_string().unwrap()).collect();
+    let (model, sums, n_bytes) = receipt_and_sums(dir, dir, &names);
+    assert_eq!((&model["path"], &model["bytes"]), (&dir.to_str().into(), &n_bytes.into()), "{model}");
     assert_eq!(model["sha256"], hex(sums.as_bytes()), "{model}");
-    assert_eq!(model["files"].as_array().unwrap().len(), sums.lines().count());
+    assert_eq!(model["files"].as_array().unwrap().len(), names.len());
+}
+
+/// Writes `model` in two files to `dir`; returns their names.
+fn write_shards(model: &Path, dir: &Path) -> [String; 2] {
+    let gguf = Gguf::open(model, Access::Read).unwrap();
+    let names = [1, 2].map(|number| format!("m-0000{number}-of-00002.gguf"));
+    let n_first = gguf.tensors().len() / 2;
+    let (first, second) = gguf.tensors().split_at(n_first);
+    for (no, (name, tensors)) in (0..).zip(names.iter().zip([first, second])) {
+        let mut writer = GgufWriter::new();
+        for (key, value) in gguf.metadata().iter().filter(|_| no == 0) {
+            writer.set(key, value).unwrap();
+        }
+        writer.set("split.no", Value::U16(no)).unwrap();
+        writer.set("split.count", Value::U16(2)).unwrap();
+        writer.set("split.tensors.count", Value::I32(gguf.tensors().len() as i32)).unwrap();
+        for info in tensors {
+            writer.declare(&info.name, info.ty, &info.shape).unwrap();
+        }
+        let path = dir.join(name);
+        writer
+            .write_file(&path, |out| {
+                tensors.iter().try_for_each(|info| out.tensor(&info.name, gguf.bytes_of(info).unwrap()))
+            })
+            .unwrap();
+    }
+    names
+}
+
+#[test]
+fn a_receipt_names_a_model_in_shards_by_all_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let names = write_shards(tiny(), dir);
+    let first = dir.join(&names[0]);
+    let (model, sums, n_bytes) = receipt_and_sums(&first, dir, &names);
+    assert_eq!((&model["path"], &model["bytes"]), (&first.to_str().into(), &n_bytes.into()), "{model}");
+    assert_eq!(model["sha256"], hex(sums.as_bytes()), "{model}");
+    let files: Vec<_> = model["files"].as_array().unwrap().iter().map(|file| &file["path"]).collect();
+    assert_eq!(files, names.each_ref().map(|name| name.as_str()));
+    for (file, line) in model["files"].as_array().unwrap().iter().zip(sums.lines()) {
+        assert!(line.starts_with(file["sha256"].as_str().unwrap()), "{file}");
+    }
 }
 
 #[test]
