@@ -18,6 +18,9 @@ use crate::progress::Progress;
 #[cfg(feature = "full-cli")]
 use crate::receipt;
 
+/// More than any file of tile sizes has: bitnet.cpp's are of a few hundred bytes.
+const MAX_TILES_MIB: u64 = 1;
+
 /// A model with the vocabulary it is to use.
 pub(crate) struct Loaded {
     pub(crate) model: Model,
@@ -122,7 +125,7 @@ pub(super) fn reading(args: &ReadingArgs) -> Result<Reading, Failure> {
         let what = format!("--tl-config {}", path.display());
         let file = File::open(path);
         let file = file.map_err(|source| Error::Io { path: path.to_owned(), action: "open", source })?;
-        let text = prompt::read(&what, file, path)?;
+        let text = prompt::read(&what, file, path, MAX_TILES_MIB)?;
         TileTable::parse(&text).map_err(|e| Failure::misuse(&what, &e.to_string()))
     });
     Ok(Reading { i2s: args.i2s, tiles: tiles.transpose()? })

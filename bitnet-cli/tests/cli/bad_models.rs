@@ -87,3 +87,16 @@ fn a_bad_tokenizer_is_a_bad_file() {
         assert_eq!(ran.refused(3), said);
     }
 }
+
+/// A file that never ends costs no more than one that is bad.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_endless_file_of_tile_sizes_is_refused_at_once() {
+    for verb in ["run -p hi -n 1", "inspect"] {
+        let line = format!("{verb} -m {} --tl-config /dev/zero", tiny().display());
+        let start = Instant::now();
+        let ran = crate::cheap::within_50_mb(&line.split(' ').collect::<Vec<_>>());
+        assert_eq!(ran.refused(2), "--tl-config /dev/zero: expected at most 1 MiB of text");
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    }
+}
