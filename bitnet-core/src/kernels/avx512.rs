@@ -61,6 +61,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     unpack_tri5,
     gemv_tri5,
     gemv_tri5_picked,
+    gemm_tri5: None,
     gemv_f16,
     attn_scores,
     attn_mix,

@@ -10,6 +10,7 @@
 #![expect(unsafe_code, reason = "loads and stores through pointers taken from slices of checked length")]
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::ActTiles;
 use super::avx512::{gemv_i2s, load_512, prefetch, prefetch_near};
@@ -41,7 +42,10 @@ pub(super) fn gemm_i2s(
     scale: f32,
     panel: &mut Lines<u8>,
 ) {
-    gemm::<false>(y, w, x, scale, panel);
+    match y {
+        [y] => vector(y, w, x, scale),
+        y => gemm::<false, 1>(y, packed(w), x, scale, panel, |run, rows, b| unpack_block(run, w, rows, b)),
+    }
 }
 
 #[trace_timing(avx512_gemm_i2s_pairs)]
@@ -53,44 +57,65 @@ pub(super) fn gemm_i2s_pairs(
     scale: f32,
     panel: &mut Lines<u8>,
 ) {
-    gemm::<true>(y, w, x, scale, panel);
+    match y {
+        [y] => vector(y, w, x, scale),
+        y => gemm::<true, 1>(y, packed(w), x, scale, panel, |run, rows, b| unpack_block(run, w, rows, b)),
+    }
+}
+
+/// A single token, which is never paired.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn vector(y: &mut [f32], w: Ternary<'_>, x: &ActTiles<'_>, scale: f32) {
+    let (q, a) = x.single(0);
+    gemv_i2s(y, w, q, a, scale);
+}
+
+/// A packed matrix, whatever its packing.
+pub(super) struct Packed<'a> {
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_bytes: usize,
+    pub(super) bytes: &'a [u8],
+}
+
+fn packed(w: Ternary<'_>) -> Packed<'_> {
+    Packed { rows: w.rows(), cols: w.cols(), row_bytes: w.row_bytes(), bytes: w.bytes() }
 }
 
 /// A panel of rows is unpacked once so that a register holds a group of each of 16 rows; then every tile of tokens
 /// runs through it with a broadcast activation, and no sum is ever horizontal.
+///
+/// - `unpack`: writes run `i`, of `BLOCKS` blocks or what is left of them, of up to 32 rows
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn gemm<const PAIRS: bool>(
+pub(super) fn gemm<const PAIRS: bool, const BLOCKS: usize>(
     y: &mut [&mut [f32]],
-    w: Ternary<'_>,
+    w: Packed<'_>,
     x: &ActTiles<'_>,
     scale: f32,
     panel: &mut Lines<u8>,
+    unpack: impl Fn(&mut [Codes], Range<usize>, usize),
 ) {
-    if let [y] = y {
-        let (q, a) = x.single(0); // one token is not paired
-        return gemv_i2s(y, w, q, a, scale);
-    }
     let tile_size = if PAIRS { PAIRS_TILE } else { TILE };
-    panel.resize(PANEL * w.cols());
-    for first in (0..w.rows()).step_by(PANEL) {
-        let rows = w.slice(first, PANEL.min(w.rows() - first));
+    panel.resize(PANEL * w.cols);
+    for first in (0..w.rows).step_by(PANEL) {
+        let rows = first..w.rows.min(first + PANEL);
         let (codes, _) = panel.as_chunks_mut();
         let mut share = [_mm512_setzero_si512(); 2];
-        for (b, codes) in codes.chunks_exact_mut(GROUPS).enumerate() {
-            unpack_block(codes, rows, b);
+        for (i, run) in codes.chunks_mut(BLOCKS * GROUPS).enumerate() {
+            unpack(run, rows.clone(), i);
             if PAIRS {
-                add_share_of_pairs(&mut share, codes);
+                run.chunks_exact(GROUPS).for_each(|block| add_share_of_pairs(&mut share, block));
             }
         }
         // The next panel's bytes are asked for a little with each tile: there is time, and no hardware sees them come.
-        let next = w.bytes()[first * w.row_bytes()..].get(PANEL * w.row_bytes()..).unwrap_or(&[]);
-        let next = &next[..next.len().min(PANEL * w.row_bytes())];
+        let next = w.bytes[first * w.row_bytes..].get(PANEL * w.row_bytes..).unwrap_or(&[]);
+        let next = &next[..next.len().min(PANEL * w.row_bytes)];
         let mut ahead = next.chunks(next.len().div_ceil(x.n().div_ceil(tile_size)).max(1));
         for tile in x.tiles() {
             for line in ahead.next().unwrap_or(&[]).chunks(64) {
                 prefetch(line.as_ptr());
             }
-            let y = Rows { y: &mut y[tile.first..][..tile.scales.len()], first, n: rows.rows(), share };
+            let y = Rows { y: &mut y[tile.first..][..tile.scales.len()], first, n: rows.len(), share };
             const { assert!(TILE == 12 && PAIRS_TILE <= TILE, "as many as there are cases below") };
             match tile.scales.len() {
                 12 => gemm_tile::<PAIRS, 12>(y, codes, tile, scale),
@@ -253,23 +278,20 @@ fn broadcast(q: [i8; GROUP]) -> __m512i {
 /// Unpacks block `b` of up to 32 rows, a group of each together; rows past the last are copies of it.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn unpack_block(panel: &mut [Codes], w: Ternary<'_>, b: usize) {
-    let last = w.rows() - 1;
+fn unpack_block(panel: &mut [Codes], w: Ternary<'_>, rows: Range<usize>, b: usize) {
+    let last = rows.end - 1;
     let two_bits = _mm512_set1_epi8(3);
     for h in 0..2 {
         // Row r and row r + 8 of this half as the halves of one register.
-        let mut rows = [_mm512_setzero_si512(); 8];
-        for (r, pair) in rows.iter_mut().enumerate() {
-            let row = |r: usize| &w.row((16 * h + r).min(last))[i2s::BLOCK_BYTES * b..];
+        let mut halves = [_mm512_setzero_si512(); 8];
+        for (r, pair) in halves.iter_mut().enumerate() {
+            let row = |r: usize| &w.row((rows.start + 16 * h + r).min(last))[i2s::BLOCK_BYTES * b..];
             *pair = load_two(row(r), row(r + 8));
         }
         // Register d holds, for each of 16 rows, bytes 4d..4d+4 of the block: groups d, 8 + d, 16 + d and 24 + d.
-        for (d, mut packed) in transpose_8x8(rows).into_iter().enumerate() {
+        for (d, mut packed) in transpose_8x8(halves).into_iter().enumerate() {
             for g in [24 + d, 16 + d, 8 + d, d] {
-                let half: &mut [u8; 64] = &mut panel[g].as_chunks_mut().0[h];
-                let codes = _mm512_and_si512(packed, two_bits);
-                // SAFETY: 64 writable bytes by type; this store accepts any alignment.
-                unsafe { _mm512_storeu_si512(half.as_mut_ptr().cast(), codes) };
+                store_512(&mut panel[g].as_chunks_mut().0[h], _mm512_and_si512(packed, two_bits));
                 packed = _mm512_srli_epi16::<2>(packed);
             }
         }
@@ -289,10 +311,17 @@ fn add_share_of_pairs(share: &mut [__m512i; 2], block: &[Codes]) {
     }
 }
 
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+pub(super) fn store_512(bytes: &mut [u8; 64], v: __m512i) {
+    // SAFETY: 64 writable bytes by type; this store accepts any alignment.
+    unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), v) };
+}
+
 /// Two runs of 32 bytes as the halves of one register.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn load_two(low: &[u8], high: &[u8]) -> __m512i {
+pub(super) fn load_two(low: &[u8], high: &[u8]) -> __m512i {
     let low: &[u8; 32] = low.first_chunk().expect("32 bytes are left");
     let high: &[u8; 32] = high.first_chunk().expect("32 bytes are left");
     // SAFETY: 32 readable bytes by type; this load accepts any alignment.
@@ -307,7 +336,7 @@ fn load_two(low: &[u8], high: &[u8]) -> __m512i {
 /// Result `d` holds value `d` of rows 0..8 in its lower half.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn transpose_8x8(r: [__m512i; 8]) -> [__m512i; 8] {
+pub(super) fn transpose_8x8(r: [__m512i; 8]) -> [__m512i; 8] {
     // Pairs of rows: [a0 b0 a1 b1 | ...] and [a2 b2 a3 b3 | ...] in each 128-bit lane.
     let lo = |i: usize| _mm512_unpacklo_epi32(r[i], r[i + 1]);
     let hi = |i: usize| _mm512_unpackhi_epi32(r[i], r[i + 1]);

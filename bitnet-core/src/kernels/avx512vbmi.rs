@@ -3,9 +3,13 @@
 //! Everything else is as in `avx512.rs`.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-use super::Kernels;
 use super::avx512::{self, AHEAD, PICKS_AHEAD, ROWS, load_512, prefetch, rescale, store, sums};
+use super::avx512gemm::{Codes, Packed, gemm, load_two, store_512, transpose_8x8};
+use super::paired::GROUP;
+use super::{ActTiles, GemmTri5, Kernels};
+use crate::pages::Lines;
 use crate::quant::act::ActScale;
 use crate::quant::i2s::BLOCK_BYTES;
 use crate::quant::tri5::{CHUNK, CHUNK_BYTES, Tri5, row_bytes};
@@ -23,7 +27,16 @@ pub(super) const KERNELS: Kernels = with_vbmi("avx512vbmi", avx512::KERNELS);
 pub(super) const PAIRS: Kernels = with_vbmi("avx512vbmi-pairs", avx512::PAIRS);
 
 const fn with_vbmi(name: &'static str, kernels: Kernels) -> Kernels {
-    Kernels { name, tri5: "tri5-avx512vbmi", unpack_tri5, gemv_tri5, gemv_tri5_picked, ..kernels }
+    let gemm_tri5: GemmTri5 = if kernels.pairs { gemm_tri5_pairs } else { gemm_tri5 };
+    Kernels {
+        name,
+        tri5: "tri5-avx512vbmi",
+        unpack_tri5,
+        gemv_tri5,
+        gemv_tri5_picked,
+        gemm_tri5: Some(gemm_tri5),
+        ..kernels
+    }
 }
 
 #[trace_timing(avx512vbmi_gemv_tri5)]
@@ -122,7 +135,13 @@ fn dot_chunk(acc: &mut [__m512i; 5], chunk: &[u8; CHUNK_BYTES], q: &[i8; CHUNK],
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
 fn split(chunk: &[u8; CHUNK_BYTES], digits: [__m512i; 2]) -> (__m512i, __m512i) {
-    let bytes = load_512(chunk);
+    split_digits(load_512(chunk), digits)
+}
+
+/// As [`split`], of any bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn split_digits(bytes: __m512i, digits: [__m512i; 2]) -> (__m512i, __m512i) {
     let less = _mm512_sub_epi8(bytes, _mm512_set1_epi8(81));
     let least = _mm512_sub_epi8(bytes, _mm512_set1_epi8(162_u8.cast_signed()));
     let rest = _mm512_min_epu8(_mm512_min_epu8(bytes, less), least);
@@ -181,6 +200,88 @@ fn unpack_tri5(i2s: &mut [u8], row: &[u8]) {
         for (block, pair) in i2s.as_chunks_mut::<BLOCK_BYTES>().0.iter_mut().zip(pairs) {
             let first = _mm256_slli_epi16::<2>(_mm512_castsi512_si256(pair));
             *block = bytemuck::cast(_mm256_or_si256(first, _mm512_extracti64x4_epi64::<1>(pair)));
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------ ternary matrix x matrix
+
+/// Blocks after which chunks and blocks begin anew: two chunks.
+const RUN_BLOCKS: usize = 5;
+
+#[trace_timing(avx512vbmi_gemm_tri5)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn gemm_tri5(y: &mut [&mut [f32]], w: Tri5<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Lines<u8>) {
+    match y {
+        [y] => vector(y, w, x, scale),
+        y => gemm::<false, RUN_BLOCKS>(y, packed(w), x, scale, panel, |run, rows, i| {
+            unpack_run(run, w, rows, i)
+        }),
+    }
+}
+
+#[trace_timing(avx512vbmi_gemm_tri5_pairs)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn gemm_tri5_pairs(y: &mut [&mut [f32]], w: Tri5<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Lines<u8>) {
+    match y {
+        [y] => vector(y, w, x, scale),
+        y => gemm::<true, RUN_BLOCKS>(y, packed(w), x, scale, panel, |run, rows, i| {
+            unpack_run(run, w, rows, i)
+        }),
+    }
+}
+
+/// A single token, which is never paired.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn vector(y: &mut [f32], w: Tri5<'_>, x: &ActTiles<'_>, scale: f32) {
+    let (q, a) = x.single(0);
+    gemv_tri5(y, w, q, a, scale);
+}
+
+fn packed(w: Tri5<'_>) -> Packed<'_> {
+    Packed { rows: w.rows(), cols: w.cols(), row_bytes: w.row_bytes(), bytes: w.bytes() }
+}
+
+/// Unpacks two chunks of up to 32 rows, the `i`-th two, to groups of codes; rows past the last are copies of it.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn unpack_run(run: &mut [Codes], w: Tri5<'_>, rows: Range<usize>, i: usize) {
+    for (groups, at) in run.chunks_mut(CHUNK / GROUP).zip((2 * CHUNK_BYTES * i..).step_by(CHUNK_BYTES)) {
+        for h in 0..2 {
+            let row = |r: usize| &w.row((rows.start + 16 * h + r).min(rows.end - 1))[at..];
+            for part in 0..2 {
+                // Row r and row r + 8 of this half as the halves of one register.
+                let mut halves = [_mm512_setzero_si512(); 8];
+                for (r, pair) in halves.iter_mut().enumerate() {
+                    *pair = load_two(&row(r)[32 * part..], &row(r + 8)[32 * part..]);
+                }
+                unpack_half(groups, h, 8 * part, transpose_8x8(halves));
+            }
+        }
+    }
+}
+
+/// Eight times four bytes of a chunk, from the `first` on, each of 16 rows: a group of each of their five digits.
+///
+/// - `h`: which half of a panel's rows; `groups`: those of the chunk, less those past the end of the row
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn unpack_half(groups: &mut [Codes], h: usize, first: usize, fours: [__m512i; 8]) {
+    /// Groups of a chunk that a digit has.
+    const DIGIT: usize = CHUNK_BYTES / GROUP;
+    let (digits, two_bits) = ([table(0), table(64)], _mm512_set1_epi8(3));
+    for (d, four) in fours.into_iter().enumerate() {
+        let (codes, last) = split_digits(four, digits);
+        let shifted = [
+            _mm512_srli_epi16::<6>(codes),
+            _mm512_srli_epi16::<2>(codes),
+            _mm512_srli_epi16::<4>(codes),
+            codes,
+            _mm512_srli_epi16::<6>(last), // of 81 and 162, the two uppermost bits are the digit
+        ];
+        for (k, codes) in shifted.into_iter().enumerate() {
+            if let Some(group) = groups.get_mut(DIGIT * k + first + d) {
+                store_512(&mut group.as_chunks_mut().0[h], _mm512_and_si512(codes, two_bits));
+            }
         }
     }
 }

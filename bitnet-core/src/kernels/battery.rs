@@ -291,14 +291,28 @@ fn ternary_matrix_products_equal_their_vector_products() {
                     all_q.extend(q);
                 }
                 tokens.repack(k, &all_q, &scales);
-                let mut got = vec![UNTOUCHED; n * (rows + GAP)];
-                let mut outs: Vec<&mut [f32]> =
-                    got.chunks_exact_mut(rows + GAP).map(|strip| &mut strip[..rows]).collect();
-                k.gemm_i2s(&mut outs, w, &tokens.tiles(), 1.7, &mut panel);
-                for (t, (got, q)) in got.chunks_exact(rows + GAP).zip(all_q.chunks_exact(cols)).enumerate() {
+                let mut fives = vec![0; rows * tri5::row_bytes(cols)];
+                for (r, row) in fives.chunks_exact_mut(tri5::row_bytes(cols)).enumerate() {
+                    k.pack_tri5(row, w.row(r));
+                }
+                let fives = Tri5::new(&fives, rows, cols);
+                let (mut got, mut got_fives) =
+                    (vec![UNTOUCHED; n * (rows + GAP)], vec![UNTOUCHED; n * (rows + GAP)]);
+                fn outs(y: &mut [f32], rows: usize) -> Vec<&mut [f32]> {
+                    y.chunks_exact_mut(rows + GAP).map(|strip| &mut strip[..rows]).collect()
+                }
+                k.gemm_i2s(&mut outs(&mut got, rows), w, &tokens.tiles(), 1.7, &mut panel);
+                k.gemm_tri5(&mut outs(&mut got_fives, rows), fives, &tokens.tiles(), 1.7, &mut panel);
+                for (t, q) in all_q.chunks_exact(cols).enumerate() {
                     let mut expected = vec![UNTOUCHED; rows + GAP];
                     scalar().gemv_i2s(&mut expected[..rows], w, q, scales[t], 1.7);
-                    assert_bits(got, &expected, format_args!("{what} token {t}"));
+                    let strip = t * (rows + GAP)..(t + 1) * (rows + GAP);
+                    assert_bits(&got[strip.clone()], &expected, format_args!("{what} token {t}"));
+                    assert_bits(
+                        &got_fives[strip],
+                        &expected,
+                        format_args!("{what} token {t}, five in a byte"),
+                    );
                 }
             }
         }
@@ -312,6 +326,8 @@ fn products_with_no_tokens_are_none() {
         let mut tokens = Tokens::default();
         tokens.resize(k, 0, 128);
         k.gemm_i2s(&mut [], Ternary::new(&packed, 1, 128), &tokens.tiles(), 1.0, &mut Lines::default());
+        let fives = Tri5::new(&[0; tri5::CHUNK_BYTES], 1, 128);
+        k.gemm_tri5(&mut [], fives, &tokens.tiles(), 1.0, &mut Lines::default());
     }
 }
 
@@ -326,7 +342,13 @@ fn tokens_for_other_kernels_are_refused() {
                 let w = Ternary::new(&packed, 1, 128);
                 reader.gemm_i2s(&mut [&mut y0, &mut y1], w, &tokens.tiles(), 1.0, &mut Lines::default());
             });
-            assert!(product.is_err(), "{reader:?} reads what {writer:?} packed");
+            let product_of_fives = std::panic::catch_unwind(|| {
+                let (mut y0, mut y1) = ([0.0], [0.0]);
+                let w = Tri5::new(&[0; tri5::CHUNK_BYTES], 1, 128);
+                reader.gemm_tri5(&mut [&mut y0, &mut y1], w, &tokens.tiles(), 1.0, &mut Lines::default());
+            });
+            let refused = product.is_err() && product_of_fives.is_err();
+            assert!(refused, "{reader:?} reads what {writer:?} packed");
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | `isa.rs` | the names, and which table a CPU gets |
 //! | `tiles.rs` | how the activations of several tokens lie in memory for a matrix product |
 //! | `paired.rs` | what those activations are where one multiplication makes two products |
+//! | `fives.rs` | products with weights five to a byte, where no kernel reads them as they are |
 //! | `values.rs` | how the values of past positions lie in memory for attention |
 //! | `scalar.rs` | the definition |
 //! | `self_test.rs` | every kernel executed on this CPU, for `bitnet doctor` |
@@ -46,6 +47,7 @@ mod avx512weigh;
 mod avxvnni;
 #[cfg(test)]
 mod battery;
+mod fives;
 mod isa;
 #[cfg(all(feature = "cpu", target_arch = "aarch64"))]
 mod neon;
@@ -180,6 +182,7 @@ type PickedGemv = unsafe fn(&mut [f32], Ternary<'_>, &[u32], &[i8], ActScale, f3
 type PickedTri5 = unsafe fn(&mut [f32], Tri5<'_>, &[u32], &[i8], ActScale, f32);
 type PickedDots = unsafe fn(&mut [f64], &[u8], &[u32], &[i8]);
 type Bounds = unsafe fn(&mut [f64], &[f64], &[ShadowRow], &ShadowVector, Precision) -> f64;
+type GemmTri5 = unsafe fn(&mut [&mut [f32]], Tri5<'_>, &ActTiles<'_>, f32, &mut Lines<u8>);
 type Gemm = unsafe fn(&mut [&mut [f32]], Ternary<'_>, &ActTiles<'_>, f32, &mut Lines<u8>);
 
 /// The kernels of one instruction set. Holding one is proof that this CPU has it.
@@ -219,6 +222,8 @@ pub struct Kernels {
     unpack_tri5: unsafe fn(&mut [u8], &[u8]),
     gemv_tri5: unsafe fn(&mut [f32], Tri5<'_>, &[i8], ActScale, f32),
     gemv_tri5_picked: PickedTri5,
+    /// `None` where the rows are unpacked first.
+    gemm_tri5: Option<GemmTri5>,
     gemv_f16: unsafe fn(&mut [f32], &[f16], &[f32]),
     attn_scores: unsafe fn(&mut [f32], &[f32], &[f16], usize, f32),
     attn_mix: unsafe fn(&mut [f32], Values<'_>, &[f32]),
@@ -564,6 +569,30 @@ impl Kernels {
         assert_eq!(q.len(), w.cols(), "gemv_tri5_picked: q has {} values, w {} columns", q.len(), w.cols());
         assert!(picked.iter().all(|&r| (r as usize) < w.rows()), "gemv_tri5_picked: a row past the last");
         dispatch!(self.gemv_tri5_picked(y, w, picked, q, a, scale));
+    }
+
+    /// As [`Kernels::gemm_i2s`], of weights packed five to a byte.
+    ///
+    /// # Panics
+    /// If a length disagrees with a shape, or `x` is in the tiles of other kernels.
+    #[trace_timing(rows = w.rows(), cols = w.cols(), tokens = x.n(), bytes = w.bytes().len())]
+    pub fn gemm_tri5(
+        &self,
+        y: &mut [&mut [f32]],
+        w: Tri5<'_>,
+        x: &ActTiles<'_>,
+        scale: f32,
+        panel: &mut Lines<u8>,
+    ) {
+        let Some(gemm) = self.gemm_tri5 else { return fives::gemm_unpacked(self, y, w, x, scale, panel) };
+        assert_eq!(y.len(), x.n(), "gemm_tri5: y and x are of different numbers of tokens");
+        assert!(y.iter().all(|y| y.len() == w.rows()), "gemm_tri5: an output is not {} rows long", w.rows());
+        assert_eq!(x.cols(), w.cols(), "gemm_tri5: x has {} columns, w has {}", x.cols(), w.cols());
+        assert!(x.are_for(self), "gemm_tri5: tokens in the tiles of other kernels than {}", self.isa);
+        if !y.is_empty() {
+            // SAFETY: a table leaves `isa.rs` only after the CPU reported every feature its functions are compiled for.
+            unsafe { gemm(y, w, x, scale, panel) };
+        }
     }
 
     /// Attention scores of several queries that share their keys: `score = (k_p · q) * scale`.

@@ -70,6 +70,7 @@ macro_rules! ternary_products {
             unpack_tri5,
             gemv_tri5,
             gemv_tri5_picked,
+            gemm_tri5: None,
             gemv_f16,
             attn_scores,
             attn_mix,

@@ -89,7 +89,17 @@ impl Bench {
         let mut outs: Vec<&mut [f32]> = y.chunks_exact_mut(rows).collect();
         let tokens = Tokens::pack(k, &q, &scales);
         k.gemm_i2s(&mut outs, w, &tokens.tiles(), SCALE, &mut Lines::default());
-        self.same("gemm_i2s", &format!("{what}, {n} tokens"), &y, &expected)
+        self.same("gemm_i2s", &format!("{what}, {n} tokens"), &y, &expected)?;
+        let row_bytes = tri5::row_bytes(cols);
+        let mut fives = vec![0; rows * row_bytes];
+        for (r, row) in fives.chunks_exact_mut(row_bytes).enumerate() {
+            k.pack_tri5(row, w.row(r));
+        }
+        let mut y = vec![0.0; n * rows];
+        let mut outs: Vec<&mut [f32]> = y.chunks_exact_mut(rows).collect();
+        let w = Tri5::new(&fives, rows, cols);
+        k.gemm_tri5(&mut outs, w, &tokens.tiles(), SCALE, &mut Lines::default());
+        self.same("gemm_tri5", &format!("{what}, {n} tokens"), &y, &expected)
     }
 
     /// The same products by columns, some of them picked by each of two threads.

@@ -6,8 +6,6 @@ use super::{Format, Matrix, Packed, Scale};
 use crate::kernels::Kernels;
 use crate::model::operand::Operand;
 use crate::pages::Lines;
-use crate::quant::i2s::Ternary;
-use crate::quant::tri5::Tri5;
 use crate::team::{Piece, Share, Team};
 use crate::trace::trace_timing;
 
@@ -74,7 +72,7 @@ impl Matrix {
             Format::Ternary { scale: Scale::One(scale), .. } => {
                 PANEL.with_borrow_mut(|panel| match self.packed() {
                     Packed::Four(w) => kernels.gemm_i2s(y, w.slice(first, rows), &x.tiles(), scale, panel),
-                    Packed::Five(w) => multiply_unpacked(kernels, y, w.slice(first, rows), x, scale, panel),
+                    Packed::Five(w) => kernels.gemm_tri5(y, w.slice(first, rows), &x.tiles(), scale, panel),
                 });
             }
             Format::Ternary { .. } => self.multiply_scaled(kernels, first, y, x),
@@ -102,33 +100,8 @@ impl Matrix {
     }
 }
 
-/// `y = W x` for every token of `x`, of weights packed five to a byte: unpacked a few rows at a time, which is little
-/// work beside their products with many tokens.
-fn multiply_unpacked(
-    kernels: &Kernels,
-    y: &mut [&mut [f32]],
-    w: Tri5<'_>,
-    x: &Operand,
-    scale: f32,
-    panel: &mut Lines<u8>,
-) {
-    UNPACKED.with_borrow_mut(|codes| {
-        codes.resize(ROWS_TOGETHER * (w.cols() / 4), 0);
-        for first in (0..w.rows()).step_by(ROWS_TOGETHER) {
-            let n = ROWS_TOGETHER.min(w.rows() - first);
-            let codes = &mut codes[..n * (w.cols() / 4)];
-            for (r, codes) in codes.chunks_exact_mut(w.cols() / 4).enumerate() {
-                kernels.unpack_tri5(codes, w.row(first + r));
-            }
-            let mut y: Vec<&mut [f32]> = y.iter_mut().map(|y| &mut y[first..first + n]).collect();
-            kernels.gemm_i2s(&mut y, Ternary::new(codes, n, w.cols()), &x.tiles(), scale, panel);
-        }
-    });
-}
-
 // Scratch that a thread keeps, so that a step allocates nothing.
 thread_local! {
-    static UNPACKED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     static ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     static PANEL: RefCell<Lines<u8>> = RefCell::new(Lines::default());
 }
