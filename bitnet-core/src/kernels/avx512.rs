@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use std::cell::Cell;
 
 use super::avx512f16::{attn_mix, attn_scores, gemv_f16};
-use super::avx512gemm::{PAIRS_TILE, TILE, gemm_i2s, gemm_i2s_pairs};
+use super::avx512gemm::{PAIRS_TILE, TILE, gemm_i2s};
 use super::{Kernels, elementwise};
 use crate::ops::screen::ShadowVector;
 use crate::pages::Lines;
@@ -53,7 +53,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     gemv_f32,
     gemv_i2s,
     gemv_i2s_picked,
-    gemm_i2s,
+    gemm_i2s: gemm_i2s::<false>,
     pack_columns,
     sum_columns,
     join_sums,
@@ -69,7 +69,7 @@ pub(super) const KERNELS: Kernels = Kernels {
 
 /// The same, multiplying pairs.
 pub(super) const PAIRS: Kernels =
-    Kernels { name: "avx512-pairs", tile: PAIRS_TILE, pairs: true, gemm_i2s: gemm_i2s_pairs, ..KERNELS };
+    Kernels { name: "avx512-pairs", tile: PAIRS_TILE, pairs: true, gemm_i2s: gemm_i2s::<true>, ..KERNELS };
 
 elementwise!("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c");
 

@@ -33,9 +33,9 @@ const AHEAD: usize = 1024;
 /// One group of each row of a panel.
 pub(super) type Codes = [u8; GROUP * PANEL];
 
-#[trace_timing(avx512_gemm_i2s)]
+#[trace_timing(avx512_gemm_i2s, pairs = usize::from(PAIRS))]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-pub(super) fn gemm_i2s(
+pub(super) fn gemm_i2s<const PAIRS: bool>(
     y: &mut [&mut [f32]],
     w: Ternary<'_>,
     x: &ActTiles<'_>,
@@ -44,22 +44,7 @@ pub(super) fn gemm_i2s(
 ) {
     match y {
         [y] => vector(y, w, x, scale),
-        y => gemm::<false, 1>(y, packed(w), x, scale, panel, |run, rows, b| unpack_block(run, w, rows, b)),
-    }
-}
-
-#[trace_timing(avx512_gemm_i2s_pairs)]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-pub(super) fn gemm_i2s_pairs(
-    y: &mut [&mut [f32]],
-    w: Ternary<'_>,
-    x: &ActTiles<'_>,
-    scale: f32,
-    panel: &mut Lines<u8>,
-) {
-    match y {
-        [y] => vector(y, w, x, scale),
-        y => gemm::<true, 1>(y, packed(w), x, scale, panel, |run, rows, b| unpack_block(run, w, rows, b)),
+        y => gemm::<PAIRS, 1>(y, packed(w), x, scale, panel, |run, rows, b| unpack_block(run, w, rows, b)),
     }
 }
 
@@ -104,7 +89,9 @@ pub(super) fn gemm<const PAIRS: bool, const BLOCKS: usize>(
         for (i, run) in codes.chunks_mut(BLOCKS * GROUPS).enumerate() {
             unpack(run, rows.clone(), i);
             if PAIRS {
-                run.chunks_exact(GROUPS).for_each(|block| add_share_of_pairs(&mut share, block));
+                for block in run.chunks_exact(GROUPS) {
+                    add_share_of_pairs(&mut share, block);
+                }
             }
         }
         // The next panel's bytes are asked for a little with each tile: there is time, and no hardware sees them come.

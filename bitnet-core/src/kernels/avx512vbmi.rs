@@ -27,7 +27,7 @@ pub(super) const KERNELS: Kernels = with_vbmi("avx512vbmi", avx512::KERNELS);
 pub(super) const PAIRS: Kernels = with_vbmi("avx512vbmi-pairs", avx512::PAIRS);
 
 const fn with_vbmi(name: &'static str, kernels: Kernels) -> Kernels {
-    let gemm_tri5: GemmTri5 = if kernels.pairs { gemm_tri5_pairs } else { gemm_tri5 };
+    let gemm_tri5: GemmTri5 = if kernels.pairs { gemm_tri5::<true> } else { gemm_tri5::<false> };
     Kernels {
         name,
         tri5: "tri5-avx512vbmi",
@@ -209,25 +209,19 @@ fn unpack_tri5(i2s: &mut [u8], row: &[u8]) {
 /// Blocks after which chunks and blocks begin anew: two chunks.
 const RUN_BLOCKS: usize = 5;
 
-#[trace_timing(avx512vbmi_gemm_tri5)]
+#[trace_timing(avx512vbmi_gemm_tri5, pairs = usize::from(PAIRS))]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
-fn gemm_tri5(y: &mut [&mut [f32]], w: Tri5<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Lines<u8>) {
+fn gemm_tri5<const PAIRS: bool>(
+    y: &mut [&mut [f32]],
+    w: Tri5<'_>,
+    x: &ActTiles<'_>,
+    scale: f32,
+    panel: &mut Lines<u8>,
+) {
+    let unpack = |run: &mut [Codes], rows, i| unpack_run(run, w, rows, i);
     match y {
         [y] => vector(y, w, x, scale),
-        y => gemm::<false, RUN_BLOCKS>(y, packed(w), x, scale, panel, |run, rows, i| {
-            unpack_run(run, w, rows, i)
-        }),
-    }
-}
-
-#[trace_timing(avx512vbmi_gemm_tri5_pairs)]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
-fn gemm_tri5_pairs(y: &mut [&mut [f32]], w: Tri5<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Lines<u8>) {
-    match y {
-        [y] => vector(y, w, x, scale),
-        y => gemm::<true, RUN_BLOCKS>(y, packed(w), x, scale, panel, |run, rows, i| {
-            unpack_run(run, w, rows, i)
-        }),
+        y => gemm::<PAIRS, RUN_BLOCKS>(y, packed(w), x, scale, panel, unpack),
     }
 }
 
