@@ -167,7 +167,7 @@ cpu_features() {
     local flags=""
     if [[ -r /proc/cpuinfo ]]; then
         flags=$(grep -m 1 -E '^(flags|Features)' /proc/cpuinfo | grep -o -w -E \
-            'avx2|fma|f16c|avx512f|avx512bw|avx512vl|avx512_vnni|avx512_vbmi|avx_vnni|asimd|asimddp|sve' \
+            'avx2|fma|f16c|avx512f|avx512bw|avx512vl|avx512_vnni|avx512vbmi|avx_vnni|asimd|asimddp|sve' \
             | tr '\n' ' ') || true
     fi
     echo "${flags% }"
