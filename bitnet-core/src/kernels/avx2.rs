@@ -342,7 +342,12 @@ pub(super) fn store_tile<const T: usize>(
             let mut values = [0.0_f32; 8];
             // SAFETY: 8 writable values by type; this store accepts any alignment.
             unsafe { _mm256_storeu_ps(values.as_mut_ptr(), out) };
-            y[t][first + 8 * half.min(n)..][..n].copy_from_slice(&values[..n]);
+            // All but the last panel's are stored at once: a copy of unknown length is a call.
+            let y = &mut y[t][first + 8 * half.min(n)..][..n];
+            match y.first_chunk_mut() {
+                Some(y) => *y = values,
+                None => y.copy_from_slice(&values[..n]),
+            }
         }
     }
 }
