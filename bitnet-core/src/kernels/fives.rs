@@ -11,7 +11,7 @@ use crate::quant::tri5::Tri5;
 const ROWS: usize = 32;
 
 thread_local! {
-    /// Scratch that a thread keeps, so that a step allocates nothing.
+    /// Scratch that a thread keeps: as large as the widest rows it met.
     static UNPACKED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
