@@ -139,22 +139,32 @@ pub fn multiply<const M: usize>(
             }
         });
     } else {
-        let strips = products.into_iter().flat_map(|(m, y)| strips(m, y, team.len())).collect();
-        team.each(strips, |mut s: Strip<'_>| s.matrix.multiply_strip(kernels, s.first, &mut s.y, x));
+        let strips = products.into_iter().flat_map(|(m, y)| strips(m, y, strip_rows(m.rows, team)));
+        team.each(strips.collect(), |mut strip: Strip<'_>| strip.multiply(kernels, x));
     }
 }
 
 /// Some rows of a product, for every token.
-struct Strip<'a> {
+pub(super) struct Strip<'a> {
     matrix: &'a Matrix,
     first: usize,
-    y: Vec<&'a mut [f32]>,
+    pub(super) y: Vec<&'a mut [f32]>,
 }
 
-/// Cuts a product into a few strips for each thread: enough that the last one to finish is not waited for long.
-fn strips<'a>(matrix: &'a Matrix, y: &'a mut [f32], n_threads: usize) -> Vec<Strip<'a>> {
+impl Strip<'_> {
+    pub(super) fn multiply(&mut self, kernels: &Kernels, x: &Operand) {
+        self.matrix.multiply_strip(kernels, self.first, &mut self.y, x);
+    }
+}
+
+/// Rows of a strip if there are a few for each thread: enough that the last one to finish is not waited for long.
+pub(super) fn strip_rows(rows: usize, team: &Team) -> usize {
     const STRIPS_PER_THREAD: usize = 4;
-    let rows = matrix.rows.div_ceil(n_threads * STRIPS_PER_THREAD).next_multiple_of(ROWS_TOGETHER);
+    rows.div_ceil(team.len() * STRIPS_PER_THREAD).next_multiple_of(ROWS_TOGETHER)
+}
+
+/// Cuts a product into strips of so many rows, or what is left of them.
+pub(super) fn strips<'a>(matrix: &'a Matrix, y: &'a mut [f32], rows: usize) -> Vec<Strip<'a>> {
     let mut strips: Vec<Strip<'_>> =
         (0..matrix.rows).step_by(rows).map(|first| Strip { matrix, first, y: Vec::new() }).collect();
     for token in y.chunks_exact_mut(matrix.rows) {

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::product::{ROWS_TOGETHER, multiply};
+use super::product::{ROWS_TOGETHER, Strip, multiply, strip_rows, strips};
 use super::{Format, Matrix, Packed, Scale};
 use crate::kernels::Kernels;
 use crate::model::config::Activation;
@@ -182,15 +182,22 @@ pub fn multiply_gated(
         Activation::Relu2 => kernels.relu2_mul(gate, up),
         Activation::Silu => kernels.silu_mul(gate, up),
     };
-    if x.n() > 1 {
-        multiply(team, kernels, [(gate, gate_y), (up, up_y)], x);
-        let shares = [gate_y, up_y].map(|values| Share { values, unit: gate.rows });
-        return team.split(shares, |[gate, up]| combine(gate.values, up.values));
-    }
     assert!(
-        gate_y.len() == gate.rows && x.cols() == gate.cols && x.cols() == up.cols,
+        gate_y.len() == x.n() * gate.rows && x.cols() == gate.cols && x.cols() == up.cols,
         "a gate of other shape"
     );
+    if x.n() > 1 {
+        // The same rows of both, while a cache of the second level still has them.
+        const CACHED: usize = 1 << 19;
+        let rows = CACHED / (2 * size_of::<f32>() * x.n()) / ROWS_TOGETHER * ROWS_TOGETHER;
+        let rows = rows.clamp(ROWS_TOGETHER, strip_rows(gate.rows, team));
+        let pairs = strips(gate, gate_y, rows).into_iter().zip(strips(up, up_y, rows));
+        return team.each(pairs.collect(), |(mut gate, mut up): (Strip<'_>, Strip<'_>)| {
+            gate.multiply(kernels, x);
+            up.multiply(kernels, x);
+            gate.y.iter_mut().zip(up.y).for_each(|(gate, up)| combine(gate, up));
+        });
+    }
     // The scale of `up`, if its rows behind closed gates may be left out.
     let skipping = match (activation, gate.format, up.format) {
         (Activation::Relu2, Format::Ternary { .. }, Format::Ternary { scale: Scale::One(scale), .. }) => {
