@@ -13,32 +13,42 @@ use crate::model::matrix::{Skipped, Skipping, multiply, multiply_gated, multiply
 use crate::model::operand::{Norm, Operand, Wants};
 use crate::model::weights::{Layer, wants};
 use crate::model::{Logits, Model};
+use crate::pages::Lines;
 use crate::team::{Share, Team};
 use crate::trace::trace_timing;
 
-/// The working memory of one session, sized once for a batch of tokens.
+/// The working memory of one session, with room for a batch of tokens.
 #[derive(Debug)]
 pub struct Activations {
     /// The residual stream, `[n, n_embd]`.
-    x: Vec<f32>,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
+    x: Lines<f32>,
+    q: Lines<f32>,
+    k: Lines<f32>,
+    v: Lines<f32>,
     /// Attention output, `[n, n_head * head_dim]`.
-    attn: Vec<f32>,
-    scores: Vec<f32>,
+    attn: Lines<f32>,
+    scores: Lines<f32>,
     /// Gate, then the product that goes down, `[n, n_ff]`.
-    gate: Vec<f32>,
-    up: Vec<f32>,
+    gate: Lines<f32>,
+    up: Lines<f32>,
     /// What a block adds to the residual stream, `[n, n_embd]`.
-    y: Vec<f32>,
+    y: Lines<f32>,
     operand: Operand,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    cos: Lines<f32>,
+    sin: Lines<f32>,
     logits: Vec<f32>,
     skipping: Skipping,
     screening: Screening,
     wants: Wants,
+}
+
+/// Of which new tokens the results are wanted, that is what the last block makes of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Results {
+    /// Of every one.
+    Each,
+    /// Of the last one.
+    Last,
 }
 
 /// One step of a session: where it runs, and what it reads and writes.
@@ -52,42 +62,29 @@ pub(crate) struct Step<'a> {
 }
 
 impl Activations {
-    /// Working memory for batches of up to `n_batch` tokens in a context of `n_ctx`.
-    pub(crate) fn new(model: &Model, n_batch: usize, n_ctx: usize) -> Activations {
+    /// Working memory for batches of up to `n_batch` tokens in a context of `n_ctx`; `None` if there is none.
+    pub(crate) fn new(model: &Model, n_batch: usize, n_ctx: usize) -> Option<Activations> {
         let c = model.config();
-        let zeros = |n: usize| vec![0.0; n];
+        let batch_of = |width: usize| Lines::zeroed(n_batch.checked_mul(width)?);
         let widest = c.n_embd.max(c.n_ff).max(c.n_embd_attn());
-        Activations {
-            x: zeros(n_batch * c.n_embd),
-            q: zeros(n_batch * c.n_embd_attn()),
-            k: zeros(n_batch * c.n_embd_kv()),
-            v: zeros(n_batch * c.n_embd_kv()),
-            attn: zeros(n_batch * c.n_embd_attn()),
-            scores: zeros(c.n_head * n_ctx.next_multiple_of(crate::ops::softmax::PAD)),
-            gate: zeros(n_batch * c.n_ff),
-            up: zeros(n_batch * c.n_ff),
-            y: zeros(n_batch * c.n_embd),
-            operand: Operand::with_capacity(model.kernels(), n_batch, widest),
-            cos: zeros(n_batch * c.rope.n_rot / 2),
-            sin: zeros(n_batch * c.rope.n_rot / 2),
-            logits: zeros(c.n_vocab),
+        Some(Activations {
+            x: batch_of(c.n_embd)?,
+            q: batch_of(c.n_embd_attn())?,
+            k: batch_of(c.n_embd_kv())?,
+            v: batch_of(c.n_embd_kv())?,
+            attn: batch_of(c.n_embd_attn())?,
+            scores: Lines::zeroed(c.n_head.checked_mul(n_ctx.next_multiple_of(crate::ops::softmax::PAD))?)?,
+            gate: batch_of(c.n_ff)?,
+            up: batch_of(c.n_ff)?,
+            y: batch_of(c.n_embd)?,
+            operand: Operand::with_capacity(model.kernels(), n_batch, widest)?,
+            cos: batch_of(c.rope.n_rot / 2)?,
+            sin: batch_of(c.rope.n_rot / 2)?,
+            logits: vec![0.0; c.n_vocab],
             skipping: Skipping::default(),
             screening: Screening::default(),
             wants: wants(model.weights().layers.iter().flat_map(Layer::matrices)),
-        }
-    }
-
-    /// Sets the lengths for `n` tokens; capacity was reserved for the largest batch.
-    fn resize(&mut self, c: &Config, n: usize) {
-        self.q.resize(n * c.n_embd_attn(), 0.0);
-        self.k.resize(n * c.n_embd_kv(), 0.0);
-        self.v.resize(n * c.n_embd_kv(), 0.0);
-        self.attn.resize(n * c.n_embd_attn(), 0.0);
-        self.gate.resize(n * c.n_ff, 0.0);
-        self.up.resize(n * c.n_ff, 0.0);
-        self.y.resize(n * c.n_embd, 0.0);
-        self.cos.resize(n * c.rope.n_rot / 2, 0.0);
-        self.sin.resize(n * c.rope.n_rot / 2, 0.0);
+        })
     }
 
     /// How closely the screened head looked at how many rows.
@@ -110,7 +107,7 @@ impl Step<'_> {
     /// Rows of the embedding matrix become the residual stream: `[n, n_embd]`.
     pub(crate) fn embed(&mut self, tokens: &[TokenId]) {
         let (w, c) = (self.model.weights(), self.model.config());
-        self.act.x.resize(tokens.len() * c.n_embd, 0.0);
+        self.act.x.resize(tokens.len() * c.n_embd);
         for (x, &token) in self.act.x.chunks_exact_mut(c.n_embd).zip(tokens) {
             w.token_embd.expand_row(token as usize, x);
         }
@@ -118,44 +115,76 @@ impl Step<'_> {
 
     /// Every block, on the tokens that [`Step::embed`] laid out, `n_batch` of them at a time. Asks `go_on` before
     /// each batch; `false` when it said no.
-    pub(crate) fn forward(&mut self, n_batch: usize, go_on: &mut (dyn FnMut() -> bool + Send)) -> bool {
+    pub(crate) fn forward(
+        &mut self,
+        n_batch: usize,
+        results: Results,
+        go_on: &mut (dyn FnMut() -> bool + Send),
+    ) -> bool {
+        let n_embd = self.model.config().n_embd;
         // The stream of the whole prompt is taken out and put back, so that a batch can be borrowed from it.
         let mut x = std::mem::take(&mut self.act.x);
-        let done = x.chunks_mut(n_batch * self.model.config().n_embd).all(|x| go_on() && self.batch(x));
+        let mut n_left = x.len() / n_embd;
+        let done = x.chunks_mut(n_batch * n_embd).all(|x| {
+            let n = x.len() / n_embd;
+            n_left -= n;
+            let first = match results {
+                Results::Each => 0,
+                Results::Last if n_left == 0 => n - 1,
+                Results::Last => n,
+            };
+            go_on() && self.batch(x, first)
+        });
         self.act.x = x;
         done
     }
 
-    /// Every block, on one batch `x`: `[n, n_embd]`.
-    fn batch(&mut self, x: &mut [f32]) -> bool {
+    /// Every block, on one batch `x`: `[n, n_embd]`. Of tokens before `first` the last block leaves keys and values,
+    /// which later ones read, and no result.
+    fn batch(&mut self, x: &mut [f32], first: usize) -> bool {
         let c = self.model.config();
         let n = x.len() / c.n_embd;
-        self.act.resize(c, n);
         self.act.skipping.step(n);
         let half = c.rope.n_rot / 2;
         for t in 0..n {
             let angles = t * half..(t + 1) * half;
             c.rope.angles(self.pos + t, &mut self.act.cos[angles.clone()], &mut self.act.sin[angles]);
         }
-        for (i, layer) in self.model.weights().layers.iter().enumerate() {
-            self.attention(x, i, layer);
-            self.feed_forward(x, layer);
+        let layers = &self.model.weights().layers;
+        for (i, layer) in layers.iter().enumerate() {
+            let first = if i + 1 == layers.len() { first } else { 0 };
+            self.attention(x, i, layer, first);
+            if first < n {
+                self.feed_forward(&mut x[first * c.n_embd..], layer);
+            }
         }
         self.pos += n;
         true
     }
 
     #[trace_timing(attention, layer = i, pos = self.pos)]
-    fn attention(&mut self, x: &mut [f32], i: usize, w: &Layer) {
+    fn attention(&mut self, x: &mut [f32], i: usize, w: &Layer, first: usize) {
         let (c, team, kernels) = (self.model.config(), self.team, self.model.kernels());
+        let n = x.len() / c.n_embd;
         let Activations { q, k, v, attn, scores, y, operand, cos, sin, wants, .. } = &mut *self.act;
+        let (q, k, v) =
+            (&mut q[..n * c.n_embd_attn()], &mut k[..n * c.n_embd_kv()], &mut v[..n * c.n_embd_kv()]);
+        let (cos, sin) = (&cos[..n * c.rope.n_rot / 2], &sin[..n * c.rope.n_rot / 2]);
 
         operand.load(team, kernels, x, rms(&w.attn_norm, c), c.n_embd, *wants);
         multiply(team, kernels, [(&w.attn_q, q), (&w.attn_k, k), (&w.attn_v, v)], operand);
         rotate_and_round(team, kernels, q, cos, sin, c); //                      [n, n_head * head_dim]
         rotate_and_round(team, kernels, k, cos, sin, c); //                      [n, n_head_kv * head_dim]
         self.cache.store(team, i, self.pos, k, v);
-        let attention = Attention { config: c, kernels, cache: self.cache, layer: i, pos: self.pos, q };
+
+        // From here on only tokens that have a result.
+        let (x, q) = (&mut x[first * c.n_embd..], &q[first * c.n_embd_attn()..]);
+        if x.is_empty() {
+            return;
+        }
+        let (attn, y) = (&mut attn[..q.len()], &mut y[..x.len()]);
+        let pos = self.pos + first;
+        let attention = Attention { config: c, kernels, cache: self.cache, layer: i, pos, q };
         attention.run(team, attn, scores); //                                    [n, n_head * head_dim]
 
         operand.load(team, kernels, attn, sub_norm(&w.attn_sub_norm, c), c.n_embd_attn(), *wants);
@@ -166,7 +195,9 @@ impl Step<'_> {
     #[trace_timing]
     fn feed_forward(&mut self, x: &mut [f32], w: &Layer) {
         let (c, team, kernels) = (self.model.config(), self.team, self.model.kernels());
+        let n = x.len() / c.n_embd;
         let Activations { gate, up, y, operand, wants, skipping, .. } = &mut *self.act;
+        let (gate, up, y) = (&mut gate[..n * c.n_ff], &mut up[..n * c.n_ff], &mut y[..x.len()]);
 
         operand.load(team, kernels, x, rms(&w.ffn_norm, c), c.n_embd, *wants);
         let (w_gate, w_up, act) = (&w.ffn_gate, &w.ffn_up, c.activation);

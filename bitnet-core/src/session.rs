@@ -4,7 +4,7 @@ use crate::TokenId;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::forward::{Activations, Step};
+use crate::forward::{Activations, Results, Step};
 use crate::kv_cache::KvCache;
 use crate::model::{Logits, Model, Sifted, Skipped};
 use crate::team::Team;
@@ -51,12 +51,12 @@ impl<'m> Session<'m> {
         if n_batch == 0 {
             return Err(invalid("--batch-size", "expected at least 1, found 0".into()));
         }
-        let cache = KvCache::new(model.config(), n_ctx).ok_or_else(|| Error::Refused {
-            what: format!("memory for a cache of {n_ctx} positions (see --ctx-size)"),
-            reason: None,
-        })?;
+        let no_memory = |what: String| Error::Refused { what: format!("memory for {what}"), reason: None };
+        let cache = KvCache::new(model.config(), n_ctx)
+            .ok_or_else(|| no_memory(format!("a cache of {n_ctx} positions (see --ctx-size)")))?;
         let team = Arc::new(Team::new(options.n_threads)?);
-        let act = Activations::new(model, n_batch, n_ctx);
+        let act = Activations::new(model, n_batch, n_ctx)
+            .ok_or_else(|| no_memory(format!("batches of {n_batch} tokens (see --batch-size)")))?;
         Ok(Session { model, team, cache, act, pos: 0, n_ctx, n_batch })
     }
 
@@ -141,7 +141,7 @@ impl<'m> Session<'m> {
         self.check(tokens)?;
         let before = self.pos;
         self.embed(tokens);
-        let done = self.forward(&mut go_on);
+        let done = self.forward(Results::Last, &mut go_on);
         if done {
             self.logits(tokens.len() - 1, wanted);
         } else {
@@ -173,7 +173,7 @@ impl<'m> Session<'m> {
         let mut index = 0;
         for batch in tokens.chunks(self.n_batch) {
             self.embed(batch);
-            self.forward(&mut || true);
+            self.forward(Results::Each, &mut || true);
             for t in 0..batch.len() {
                 self.logits(t, Logits::All);
                 each(index, self.act.last_logits());
@@ -191,10 +191,10 @@ impl<'m> Session<'m> {
 
     /// The new tokens through every block, batch by batch; `false` if `go_on` said no before one of them.
     #[trace_timing(forward)]
-    fn forward(&mut self, go_on: &mut (dyn FnMut() -> bool + Send)) -> bool {
+    fn forward(&mut self, results: Results, go_on: &mut (dyn FnMut() -> bool + Send)) -> bool {
         let (team, n_batch) = (self.team.clone(), self.n_batch);
         let mut step = self.step();
-        let done = team.enter(|| step.forward(n_batch, go_on));
+        let done = team.enter(|| step.forward(n_batch, results, go_on));
         self.pos = step.pos;
         done
     }

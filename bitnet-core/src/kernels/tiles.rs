@@ -62,6 +62,14 @@ pub struct Tile<'a> {
 }
 
 impl Tokens {
+    /// `n` tokens of `cols` values, for `kernels`, in memory of their own; `None` if there is none.
+    #[must_use]
+    pub fn with_capacity(kernels: &Kernels, n: usize, cols: usize) -> Option<Tokens> {
+        let mut tokens = Tokens { q: Lines::zeroed(n.checked_mul(cols)?)?, ..Tokens::default() };
+        tokens.resize(kernels, n, cols);
+        Some(tokens)
+    }
+
     /// Room for `n` tokens of `cols` values, for `kernels`: to be written, all of them, before they are read.
     ///
     /// # Panics

@@ -18,6 +18,7 @@ use std::sync::{Arc, OnceLock};
 pub use config::{Activation, Arch, Config};
 pub use head::{Screen, Sifted};
 pub use matrix::{Matrix, Skipped};
+use weights::Layer;
 pub use weights::Weights;
 
 use crate::error::Result;
@@ -143,11 +144,15 @@ impl Model {
         layers + head.unwrap_or_else(|| self.weights.head().n_bytes())
     }
 
-    /// Multiply-adds that one token takes in the layers' matrices: what prefill is made of, but for attention.
+    /// Multiply-adds that a prompt of `n` tokens takes in the layers' matrices: what prefill is made of, but for
+    /// attention. What the last block makes of attention is computed for the last token only.
     #[must_use]
-    pub fn layer_macs(&self) -> u64 {
+    pub fn prompt_macs(&self, n: usize) -> u64 {
         let macs = |m: &Matrix| m.rows() as u64 * m.cols() as u64;
-        self.weights.layers.iter().flat_map(|l| l.matrices()).map(macs).sum()
+        let layers = &self.weights.layers;
+        let of_token: u64 = layers.iter().flat_map(Layer::matrices).map(macs).sum();
+        let after_attention = layers.last().into_iter().flat_map(Layer::matrices_after_attention);
+        n as u64 * of_token - n.saturating_sub(1) as u64 * after_attention.map(macs).sum::<u64>()
     }
 }
 

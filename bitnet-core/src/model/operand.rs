@@ -27,6 +27,8 @@ pub struct Operand {
     tokens: Tokens,
     /// One scratch row for each tile of tokens.
     rows: Lines<i8>,
+    /// `[n, cols]` where that form is wanted, else one scratch row for each tile: written once, a prompt's would only
+    /// drive weights and outputs out of the caches.
     float: Lines<f32>,
     rounded: Lines<f32>,
 }
@@ -40,22 +42,20 @@ struct Part<'a> {
 }
 
 impl Operand {
-    /// An operand with room for `n` vectors of `cols` activations. To load one vector of no more than that then allocates
-    /// nothing.
+    /// An operand with room for `n` vectors of `cols` activations; `None` if there is no memory for it. To load one
+    /// vector of no more than that then allocates nothing.
     #[must_use]
-    pub fn with_capacity(kernels: &Kernels, n: usize, cols: usize) -> Operand {
-        let mut operand = Operand::default();
-        operand.resize(kernels, n, cols);
-        operand
-    }
-
-    fn resize(&mut self, kernels: &Kernels, n: usize, cols: usize) {
-        (self.n, self.cols) = (n, cols);
-        let q_cols = cols.next_multiple_of(BLOCK);
-        self.tokens.resize(kernels, n, q_cols);
-        self.rows.resize(n.div_ceil(kernels.tile()) * q_cols);
-        self.float.resize(n * cols);
-        self.rounded.resize(n * cols);
+    pub fn with_capacity(kernels: &Kernels, n: usize, cols: usize) -> Option<Operand> {
+        let q_cols = cols.checked_next_multiple_of(BLOCK)?;
+        let floats = || Lines::zeroed(n.checked_mul(cols)?);
+        Some(Operand {
+            n,
+            cols,
+            tokens: Tokens::with_capacity(kernels, n, q_cols)?,
+            rows: Lines::zeroed(n.div_ceil(kernels.tile()).checked_mul(q_cols)?)?,
+            float: floats()?,
+            rounded: floats()?,
+        })
     }
 
     /// Takes `x`, `[n, cols]`, through an RMS norm if `norm` names one, and makes the forms that are wanted.
@@ -73,16 +73,16 @@ impl Operand {
         wants: Wants,
     ) {
         assert!(x.len().is_multiple_of(cols), "operand: {} values are not rows of {cols}", x.len());
-        self.resize(kernels, x.len() / cols, cols);
+        (self.n, self.cols) = (x.len() / cols, cols);
+        let kept = wants.float || wants.rounded;
         let prepare = |mut part: Part<'_>| {
-            for (x, y) in part.x.chunks_exact(cols).zip(part.float.chunks_exact_mut(cols)) {
+            for (t, x) in part.x.chunks_exact(cols).enumerate() {
+                let y = &mut part.float[if kept { t * cols } else { 0 }..][..cols];
                 match norm {
                     Norm::Rms { weight, eps } => kernels.rms_norm(y, x, weight, eps),
                     Norm::None => y.copy_from_slice(x),
                 }
-            }
-            if wants.int8 {
-                for (t, y) in part.float.chunks_exact(cols).enumerate() {
+                if wants.int8 {
                     let (row, rest) = part.row.split_at_mut(cols);
                     let a = kernels.quantize(row, y);
                     rest.fill(0);
@@ -90,25 +90,39 @@ impl Operand {
                 }
             }
         };
-        if self.n == 1 {
-            self.parts(x).for_each(prepare);
+        let parts = self.parts(kernels, x, kept);
+        if x.len() == cols {
+            parts.for_each(prepare);
         } else {
-            team.each(self.parts(x).collect(), prepare);
+            team.each(parts.collect(), prepare);
         }
         if wants.rounded {
+            self.rounded.resize(x.len());
             self.rounded.copy_from_slice(&self.float);
             kernels.round_to_f16(&mut self.rounded);
         }
     }
 
     /// The tokens of each tile, with what is to be written for them.
-    fn parts<'a>(&'a mut self, x: &'a [f32]) -> impl Iterator<Item = Part<'a>> {
+    ///
+    /// - `kept`: whether the float form is, of every token
+    fn parts<'a>(
+        &'a mut self,
+        kernels: &Kernels,
+        x: &'a [f32],
+        kept: bool,
+    ) -> impl Iterator<Item = Part<'a>> {
         let (cols, q_cols) = (self.cols, self.cols.next_multiple_of(BLOCK));
+        let n_tiles = self.n.div_ceil(kernels.tile());
+        self.tokens.resize(kernels, self.n, q_cols);
+        self.rows.resize(n_tiles * q_cols);
+        self.float.resize(if kept { x.len() } else { n_tiles * cols });
         let (mut x, mut float) = (x, &mut self.float[..]);
         self.tokens.tiles_mut().zip(self.rows.chunks_exact_mut(q_cols)).map(move |(tile, row)| {
             let n = tile.n() * cols;
             let x = x.split_off(..n).expect("x has all vectors");
-            Part { x, float: float.split_off_mut(..n).expect("room for all vectors"), row, tile }
+            let float = float.split_off_mut(..if kept { n } else { cols }).expect("room for every tile");
+            Part { x, float, row, tile }
         })
     }
 
@@ -140,13 +154,19 @@ impl Operand {
         q[..self.cols].iter().filter(|&&q| q == 0).count()
     }
 
-    /// Vector `t`, rounded to f16 and widened again.
+    /// Vector `t`, rounded to f16 and widened again, if that was wanted.
+    ///
+    /// # Panics
+    /// If there is no vector `t`.
     #[must_use]
     pub fn rounded(&self, t: usize) -> &[f32] {
         &self.rounded[t * self.cols..][..self.cols]
     }
 
-    /// Vector `t` as it is.
+    /// Vector `t` as it is, if that was wanted.
+    ///
+    /// # Panics
+    /// If there is no vector `t`.
     #[must_use]
     pub fn float(&self, t: usize) -> &[f32] {
         &self.float[t * self.cols..][..self.cols]

@@ -180,6 +180,11 @@ impl Layer {
         .into_iter()
     }
 
+    /// Those that read what attention made.
+    pub fn matrices_after_attention(&self) -> impl Iterator<Item = &Matrix> {
+        [&self.attn_output, &self.ffn_gate, &self.ffn_up, &self.ffn_down].into_iter()
+    }
+
     fn matrices_mut(&mut self) -> impl Iterator<Item = &mut Matrix> {
         [
             &mut self.attn_q,

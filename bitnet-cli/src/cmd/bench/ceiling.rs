@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bitnet_core::probe;
 
-use super::row::{Row, Subject, Test};
+use super::row::{Row, Test};
 use crate::exit::{Failure, complain};
 
 /// Weights smaller than this may live in a cache: the speed of memory says nothing about them.
@@ -49,19 +49,19 @@ impl Ceilings {
     }
 
     /// Percent of its ceiling that the row's median sample reached.
-    pub(super) fn percent(&self, row: &Row, subject: &Subject) -> Option<f64> {
+    pub(super) fn percent(&self, row: &Row) -> Option<f64> {
         let ceiling = self.of(row.n_threads)?;
         let (rate, most) = match row.test {
-            Test::Prefill(_) => (row.gmac_per_s(subject)?, ceiling.macs),
+            Test::Prefill(_) => (row.gmac_per_s()?, ceiling.macs),
             Test::Decode(_) => (row.gb_per_s()?, ceiling.bytes),
         };
         Some(rate * 1e9 / most * 100.0)
     }
 
     /// Refuses rows that were faster than the machine can be.
-    pub(super) fn check(&self, rows: &[Row], subject: &Subject) -> Result<(), Failure> {
+    pub(super) fn check(&self, rows: &[Row]) -> Result<(), Failure> {
         for row in rows {
-            let Some(percent) = self.percent(row, subject).filter(|&percent| percent > 100.0) else {
+            let Some(percent) = self.percent(row).filter(|&percent| percent > 100.0) else {
                 continue;
             };
             complain(&format!(
@@ -88,20 +88,20 @@ mod tests {
 
     #[test]
     fn decode_is_held_against_memory_and_prefill_against_multiplications() {
-        let (rows, subject) = example();
-        let percent = |row: usize| ceilings(0.8e9, 0.4e9).percent(&rows[row], &subject).unwrap();
+        let (rows, _) = example();
+        let percent = |row: usize| ceilings(0.8e9, 0.4e9).percent(&rows[row]).unwrap();
         assert_eq!([percent(0), percent(1)].map(f64::round), [50.0, 25.0]);
-        assert_eq!(Ceilings::default().percent(&rows[0], &subject), None);
+        assert_eq!(Ceilings::default().percent(&rows[0]), None);
     }
 
     #[test]
     fn more_than_all_is_refused() {
-        let (rows, subject) = example();
-        assert!(ceilings(0.21e9, 0.21e9).check(&rows, &subject).is_ok());
+        let (rows, _) = example();
+        assert!(ceilings(0.21e9, 0.21e9).check(&rows).is_ok());
         for (bytes, macs) in [(0.19e9, 0.21e9), (0.21e9, 0.19e9)] {
-            assert!(matches!(ceilings(bytes, macs).check(&rows, &subject), Err(Failure::Said(5))));
+            assert!(matches!(ceilings(bytes, macs).check(&rows), Err(Failure::Said(5))));
         }
-        assert!(Ceilings::default().check(&rows, &subject).is_ok());
+        assert!(Ceilings::default().check(&rows).is_ok());
     }
 
     #[test]

@@ -53,7 +53,6 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         n_batch: args.model.n_batch.unwrap_or(DEFAULT_BATCH),
         cpu: cpu_model(),
         head: if args.head == Logits::All { "full" } else { "screened" },
-        macs_per_token: model.layer_macs(),
         ceilings: Ceilings::default(),
         load,
     };
@@ -67,7 +66,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let complete = measure(&model, args, &mut rows)?;
     subject.ceilings.probe(&rows, bytes_per_token)?;
     rows.retain(|row| !row.samples.is_empty());
-    subject.ceilings.check(&rows, &subject)?;
+    subject.ceilings.check(&rows)?;
     let answer = print::print(args.format, &rows, &subject);
     let told = if rows.is_empty() { Ok(()) } else { Output::stdout().all(&answer) };
     if !complete {
@@ -157,6 +156,10 @@ fn measure(model: &Model, args: &BenchArgs, rows: &mut [Row]) -> Result<bool, Fa
     }
     for row in rows {
         row.bytes_per_token = model.decode_bytes(args.head, row.sifted, row.skipped);
+        row.macs = match row.test {
+            Test::Prefill(n) => model.prompt_macs(n),
+            Test::Decode(n) => n as u64 * model.prompt_macs(1),
+        };
     }
     Ok(true)
 }

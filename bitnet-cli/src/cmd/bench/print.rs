@@ -34,8 +34,8 @@ fn markdown(rows: &[Row], subject: &Subject) -> String {
             format!("{:.2} ± {:.2}", stats.mean, stats.stddev),
             format!("{:.2}", stats.median),
             number(row.gb_per_s(), 2),
-            number(row.gmac_per_s(subject), 0),
-            number(subject.ceilings.percent(row, subject), 1),
+            number(row.gmac_per_s(), 0),
+            number(subject.ceilings.percent(row), 1),
         ]
     });
     table(head, cells.collect())

@@ -33,6 +33,8 @@ pub(super) struct Row {
     pub(super) skipped: Skipped,
     /// Bytes of weights that one decode step read.
     pub(super) bytes_per_token: u64,
+    /// Multiply-adds of a sample in the layers' matrices.
+    pub(super) macs: u64,
 }
 
 /// What all rows of a run share.
@@ -47,8 +49,6 @@ pub(super) struct Subject {
     pub(super) cpu: String,
     /// `screened` or `full`.
     pub(super) head: &'static str,
-    /// Multiply-adds of one token in the layers' matrices.
-    pub(super) macs_per_token: u64,
     pub(super) ceilings: Ceilings,
     pub(super) load: Load,
 }
@@ -89,6 +89,7 @@ impl Row {
                     sifted: Sifted::default(),
                     skipped: Skipped::default(),
                     bytes_per_token: 0,
+                    macs: 0,
                 }));
             }
         }
@@ -136,9 +137,9 @@ impl Row {
     }
 
     /// Multiply-adds of the layers' matrices per second by the median sample, in GMAC/s; of prefill only.
-    pub(super) fn gmac_per_s(&self, subject: &Subject) -> Option<f64> {
-        let Test::Prefill(_) = self.test else { return None };
-        Some(self.stats().median * subject.macs_per_token as f64 / 1e9)
+    pub(super) fn gmac_per_s(&self) -> Option<f64> {
+        let Test::Prefill(n) = self.test else { return None };
+        Some(self.stats().median * (self.macs as f64 / n as f64) / 1e9)
     }
 
     /// The row in llama-bench's keys, then ours.
@@ -176,11 +177,11 @@ impl Row {
             "bytes_skipped_per_token": self.gb_per_s().map(|_| self.skipped.bytes_per_step()),
             "bytes_per_token": self.gb_per_s().map(|_| self.bytes_per_token),
             "gb_per_s": self.gb_per_s(),
-            "macs_per_token": subject.macs_per_token,
-            "gmac_per_s": self.gmac_per_s(subject),
+            "macs_per_token": self.macs / self.test.n_tokens() as u64,
+            "gmac_per_s": self.gmac_per_s(),
             "ceiling_gb_per_s": ceiling.map(|ceiling| ceiling.bytes / 1e9),
             "ceiling_gmac_per_s": ceiling.map(|ceiling| ceiling.macs / 1e9),
-            "percent_of_ceiling": subject.ceilings.percent(self, subject),
+            "percent_of_ceiling": subject.ceilings.percent(self),
             "load_ms": subject.load.model.as_secs_f64() * 1e3,
             "first_token_ms": subject.load.first_token.as_secs_f64() * 1e3,
             "resident_bytes": subject.load.resident_bytes,
@@ -208,10 +209,11 @@ impl Test {
 pub(super) mod tests {
     use super::*;
 
-    /// A decode row at 100, 200 and 400 tok/s and a prefill row, on a model of 1 MB per token.
+    /// A decode row at 100, 200 and 400 tok/s and a prefill row, on a model of 1 MB and 2 million products per token.
     pub(in crate::cmd::bench) fn example() -> (Vec<Row>, Subject) {
         let mut rows = Row::plan(&[8], &[2], &[0], &[1]);
         rows[0].samples = vec![Duration::from_millis(80)];
+        rows[0].macs = 16_000_000;
         rows[1].samples = [20, 10, 5].map(Duration::from_millis).to_vec();
         rows[1].bytes_per_token = 1_000_000;
         let subject = Subject {
@@ -222,7 +224,6 @@ pub(super) mod tests {
             n_batch: 512,
             cpu: "a cpu".into(),
             head: "screened",
-            macs_per_token: 2_000_000,
             ceilings: Ceilings::default(),
             load: Load { model: Duration::ZERO, first_token: Duration::ZERO, resident_bytes: None },
         };

@@ -124,8 +124,7 @@ fn faster(matrices: &mut [&mut Matrix], team: &Team, kernels: &Kernels) -> Packi
     let packings = [Packing::Four, Packing::Five];
     let places = packings.map(|packing| packed(matrices, packing, team, kernels));
     let Some(places) = places.into_iter().collect::<Option<Vec<_>>>() else { return Packing::Four };
-    let widest = matrices.iter().map(|m| m.cols).max().unwrap_or(0);
-    let (mut x, mut y) = (Operand::with_capacity(kernels, 1, widest), Vec::new());
+    let (mut x, mut y) = (Operand::default(), Vec::new());
     for _ in 0..ROUNDS {
         for (places, best) in places.iter().zip(&mut best) {
             for (m, place) in matrices.iter_mut().zip(places) {

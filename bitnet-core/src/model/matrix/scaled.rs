@@ -141,7 +141,7 @@ mod tests {
                 for n in [1, 3, TOKENS] {
                     let mut got = Vec::new();
                     for x in x.chunks(n * cols) {
-                        let mut operand = Operand::with_capacity(kernels, TOKENS, cols);
+                        let mut operand = Operand::default();
                         let wants = Wants { int8: true, ..Wants::default() };
                         operand.load(&team, kernels, x, Norm::None, cols, wants);
                         let mut y = vec![f32::NAN; x.len() / cols * ROWS];

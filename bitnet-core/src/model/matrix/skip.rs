@@ -24,6 +24,8 @@ pub struct Skipping {
     /// `[n_threads, rows]`, with rows filled up to whole lines: what each thread has of each sum.
     sums: Lines<i32>,
     skipped: Skipped,
+    /// Whether the step now is of one token.
+    counts: bool,
 }
 
 /// What of the layers' weights steps of one token left unread, since it could not matter, added up over steps.
@@ -68,7 +70,15 @@ impl Skipping {
 
     /// A step of `n` tokens begins.
     pub fn step(&mut self, n: usize) {
-        self.skipped.n_steps += u64::from(n == 1);
+        self.counts = n == 1;
+        self.skipped.n_steps += u64::from(self.counts);
+    }
+
+    /// So many bytes were left unread: counted in steps of one token, not where the last block of a prompt has one left.
+    fn skip(&mut self, n_bytes: u64) {
+        if self.counts {
+            self.skipped.n_bytes += n_bytes;
+        }
     }
 }
 
@@ -220,7 +230,7 @@ pub fn multiply_gated(
         }
         combine(gate_y.values, up_y.values);
     });
-    work.skipped.n_bytes += n_skipped.into_inner() * up.row_bytes() as u64;
+    work.skip(n_skipped.into_inner() * up.row_bytes() as u64);
 }
 
 /// `y = W x`, for an `x` that may be mostly zero: of one token, where `W` has a copy by columns, those behind zeros are
@@ -255,5 +265,5 @@ pub fn multiply_sparse(
     });
     let (_, a) = x.tiles().single(0);
     kernels.join_sums(y, &work.sums, a, scale);
-    work.skipped.n_bytes += m.n_bytes().saturating_sub((n_picked * column_bytes(m.rows)) as u64);
+    work.skip(m.n_bytes().saturating_sub((n_picked * column_bytes(m.rows)) as u64));
 }
