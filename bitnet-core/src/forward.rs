@@ -28,9 +28,8 @@ pub struct Activations {
     /// Attention output, `[n, n_head * head_dim]`.
     attn: Lines<f32>,
     scores: Lines<f32>,
-    /// Gate, then the product that goes down, `[n, n_ff]`.
-    gate: Lines<f32>,
-    up: Lines<f32>,
+    /// What goes down, `[n, n_ff]`.
+    ff: Lines<f32>,
     /// What a block adds to the residual stream, `[n, n_embd]`.
     y: Lines<f32>,
     operand: Operand,
@@ -74,8 +73,7 @@ impl Activations {
             v: batch_of(c.n_embd_kv())?,
             attn: batch_of(c.n_embd_attn())?,
             scores: Lines::zeroed(c.n_head.checked_mul(n_ctx.next_multiple_of(crate::ops::softmax::PAD))?)?,
-            gate: batch_of(c.n_ff)?,
-            up: batch_of(c.n_ff)?,
+            ff: batch_of(c.n_ff)?,
             y: batch_of(c.n_embd)?,
             operand: Operand::with_capacity(model.kernels(), n_batch, widest)?,
             cos: batch_of(c.rope.n_rot / 2)?,
@@ -196,13 +194,13 @@ impl Step<'_> {
     fn feed_forward(&mut self, x: &mut [f32], w: &Layer) {
         let (c, team, kernels) = (self.model.config(), self.team, self.model.kernels());
         let n = x.len() / c.n_embd;
-        let Activations { gate, up, y, operand, wants, skipping, .. } = &mut *self.act;
-        let (gate, up, y) = (&mut gate[..n * c.n_ff], &mut up[..n * c.n_ff], &mut y[..x.len()]);
+        let Activations { ff, y, operand, wants, skipping, .. } = &mut *self.act;
+        let (ff, y) = (&mut ff[..n * c.n_ff], &mut y[..x.len()]);
 
         operand.load(team, kernels, x, rms(&w.ffn_norm, c), c.n_embd, *wants);
-        let (w_gate, w_up, act) = (&w.ffn_gate, &w.ffn_up, c.activation);
-        multiply_gated(team, kernels, act, (w_gate, gate), (w_up, up), operand, skipping); // [n, n_ff]
-        operand.load(team, kernels, gate, sub_norm(&w.ffn_sub_norm, c), c.n_ff, *wants);
+        let gated = (&w.ffn_gate, &w.ffn_up, &mut *ff); //                       [n, n_ff]
+        multiply_gated(team, kernels, c.activation, gated, operand, skipping);
+        operand.load(team, kernels, ff, sub_norm(&w.ffn_sub_norm, c), c.n_ff, *wants);
         multiply_sparse(team, kernels, (&w.ffn_down, y), operand, skipping); //  [n, n_embd]
         add(team, kernels, x, y, c);
     }

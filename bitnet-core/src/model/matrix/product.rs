@@ -155,6 +155,15 @@ impl Strip<'_> {
     pub(super) fn multiply(&mut self, kernels: &Kernels, x: &Operand) {
         self.matrix.multiply_strip(kernels, self.first, &mut self.y, x);
     }
+
+    pub(super) fn rows(&self) -> usize {
+        self.y.first().map_or(0, |y| y.len())
+    }
+
+    /// The same rows of another matrix, for every token: `y` is `[n, rows]`.
+    pub(super) fn beside<'b>(&self, matrix: &'b Matrix, y: &'b mut [f32]) -> Strip<'b> {
+        Strip { matrix, first: self.first, y: y.chunks_exact_mut(self.rows()).collect() }
+    }
 }
 
 /// Rows of a strip if there are a few for each thread: enough that the last one to finish is not waited for long.

@@ -154,6 +154,15 @@ impl Matrix {
 // Scratch that a thread keeps, so that a step allocates nothing.
 thread_local! {
     static PICKED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    static UP: RefCell<Lines<f32>> = RefCell::new(Lines::default());
+}
+
+/// Runs `work`, which must not wait for other threads' work, with room for `n` values of `up`.
+fn with_up(n: usize, work: impl FnOnce(&mut [f32])) {
+    UP.with_borrow_mut(|up| {
+        up.resize(n);
+        work(up);
+    });
 }
 
 /// Runs `work`, which must not wait for other threads' work, with the numbers of those that are `wanted`.
@@ -169,12 +178,12 @@ fn with_picked<R>(wanted: impl ExactSizeIterator<Item = bool>, work: impl FnOnce
     })
 }
 
-/// `gate = act(W_gate x) * W_up x`, by values; `up` is scratch.
+/// `y = act(W_gate x) * W_up x`, by values. What is made of `W_up x` never leaves a thread's scratch.
 ///
 /// For squared ReLU, one token, and ternary matrices: where the gate is not positive, `max(gate, 0)^2 * up` is zero
 /// whatever finite value `up` has, so the rows of `W_up` behind it need not be read.
 ///
-/// - `gate`, `up`: `[n, rows]`, overwritten; `x`: `[n, cols]`
+/// - `y`: `[n, rows]`, overwritten; `x`: `[n, cols]`
 ///
 /// # Panics
 /// If a length disagrees with a shape.
@@ -182,30 +191,28 @@ pub fn multiply_gated(
     team: &Team,
     kernels: &Kernels,
     activation: Activation,
-    (gate, gate_y): (&Matrix, &mut [f32]),
-    (up, up_y): (&Matrix, &mut [f32]),
+    (gate, up, y): (&Matrix, &Matrix, &mut [f32]),
     x: &Operand,
     work: &mut Skipping,
 ) {
-    assert!(gate_y.len() == up_y.len() && gate.rows == up.rows, "gate and up differ");
+    assert!(gate.rows == up.rows && gate.cols == up.cols, "gate and up differ");
+    assert!(y.len() == x.n() * gate.rows && x.cols() == gate.cols, "a gate of other shape");
     let combine = |gate: &mut [f32], up: &[f32]| match activation {
         Activation::Relu2 => kernels.relu2_mul(gate, up),
         Activation::Silu => kernels.silu_mul(gate, up),
     };
-    assert!(
-        gate_y.len() == x.n() * gate.rows && x.cols() == gate.cols && x.cols() == up.cols,
-        "a gate of other shape"
-    );
     if x.n() > 1 {
-        // The same rows of both, while a cache of the second level still has them.
+        // So few rows that a cache of the second level still has those of the gate when those of `up` are there.
         const CACHED: usize = 1 << 19;
         let rows = CACHED / (2 * size_of::<f32>() * x.n()) / ROWS_TOGETHER * ROWS_TOGETHER;
         let rows = rows.clamp(ROWS_TOGETHER, strip_rows(gate.rows, team));
-        let pairs = strips(gate, gate_y, rows).into_iter().zip(strips(up, up_y, rows));
-        return team.each(pairs.collect(), |(mut gate, mut up): (Strip<'_>, Strip<'_>)| {
-            gate.multiply(kernels, x);
-            up.multiply(kernels, x);
-            gate.y.iter_mut().zip(up.y).for_each(|(gate, up)| combine(gate, up));
+        return team.each(strips(gate, y, rows), |mut strip: Strip<'_>| {
+            strip.multiply(kernels, x);
+            with_up(x.n() * strip.rows(), |up_y| {
+                let mut beside = strip.beside(up, up_y);
+                beside.multiply(kernels, x);
+                strip.y.iter_mut().zip(beside.y).for_each(|(gate, up)| combine(gate, up));
+            });
         });
     }
     // The scale of `up`, if its rows behind closed gates may be left out.
@@ -216,19 +223,20 @@ pub fn multiply_gated(
         _ => None,
     };
     let n_skipped = AtomicU64::new(0);
-    let shares = [gate_y, up_y].map(|values| Share { values, unit: ROWS_TOGETHER });
-    team.split(shares, |[gate_y, up_y]| {
-        let first = up_y.first;
-        gate.multiply_vector(kernels, Piece { first, values: gate_y.values }, x);
-        let piece = Piece { first, values: up_y.values };
-        match skipping {
-            Some(scale) => {
-                let n = up.multiply_open(kernels, scale, piece, gate_y.values, x);
-                n_skipped.fetch_add(n as u64, Ordering::Relaxed);
+    team.split([Share { values: y, unit: ROWS_TOGETHER }], |[y]| {
+        let Piece { first, values: y } = y;
+        gate.multiply_vector(kernels, Piece { first, values: y }, x);
+        with_up(y.len(), |up_y| {
+            let piece = Piece { first, values: &mut *up_y };
+            match skipping {
+                Some(scale) => {
+                    let n = up.multiply_open(kernels, scale, piece, y, x);
+                    n_skipped.fetch_add(n as u64, Ordering::Relaxed);
+                }
+                None => up.multiply_vector(kernels, piece, x),
             }
-            None => up.multiply_vector(kernels, piece, x),
-        }
-        combine(gate_y.values, up_y.values);
+            combine(y, up_y);
+        });
     });
     work.skip(n_skipped.into_inner() * up.row_bytes() as u64);
 }
