@@ -9,7 +9,7 @@ use crate::kernels::Kernels;
 use crate::kv_cache::KvCache;
 use crate::model::config::Config;
 use crate::model::head::{Screen, Screening, Sifted};
-use crate::model::matrix::{Skipped, Skipping, multiply, multiply_gated, multiply_sparse};
+use crate::model::matrix::{Skipped, Skipping, add_product, add_sparse_product, multiply, multiply_gated};
 use crate::model::operand::{Norm, Operand, Wants};
 use crate::model::weights::{Layer, wants};
 use crate::model::{Logits, Model};
@@ -30,8 +30,6 @@ pub struct Activations {
     scores: Lines<f32>,
     /// What goes down, `[n, n_ff]`.
     ff: Lines<f32>,
-    /// What a block adds to the residual stream, `[n, n_embd]`.
-    y: Lines<f32>,
     operand: Operand,
     cos: Lines<f32>,
     sin: Lines<f32>,
@@ -74,7 +72,6 @@ impl Activations {
             attn: batch_of(c.n_embd_attn())?,
             scores: Lines::zeroed(c.n_head.checked_mul(n_ctx.next_multiple_of(crate::ops::softmax::PAD))?)?,
             ff: batch_of(c.n_ff)?,
-            y: batch_of(c.n_embd)?,
             operand: Operand::with_capacity(model.kernels(), n_batch, widest)?,
             cos: batch_of(c.rope.n_rot / 2)?,
             sin: batch_of(c.rope.n_rot / 2)?,
@@ -164,7 +161,7 @@ impl Step<'_> {
     fn attention(&mut self, x: &mut [f32], i: usize, w: &Layer, first: usize) {
         let (c, team, kernels) = (self.model.config(), self.team, self.model.kernels());
         let n = x.len() / c.n_embd;
-        let Activations { q, k, v, attn, scores, y, operand, cos, sin, wants, .. } = &mut *self.act;
+        let Activations { q, k, v, attn, scores, operand, cos, sin, wants, .. } = &mut *self.act;
         let (q, k, v) =
             (&mut q[..n * c.n_embd_attn()], &mut k[..n * c.n_embd_kv()], &mut v[..n * c.n_embd_kv()]);
         let (cos, sin) = (&cos[..n * c.rope.n_rot / 2], &sin[..n * c.rope.n_rot / 2]);
@@ -180,29 +177,27 @@ impl Step<'_> {
         if x.is_empty() {
             return;
         }
-        let (attn, y) = (&mut attn[..q.len()], &mut y[..x.len()]);
+        let attn = &mut attn[..q.len()];
         let pos = self.pos + first;
         let attention = Attention { config: c, kernels, cache: self.cache, layer: i, pos, q };
         attention.run(team, attn, scores); //                                    [n, n_head * head_dim]
 
         operand.load(team, kernels, attn, sub_norm(&w.attn_sub_norm, c), c.n_embd_attn(), *wants);
-        multiply(team, kernels, [(&w.attn_output, y)], operand); //              [n, n_embd]
-        add(team, kernels, x, y, c);
+        add_product(team, kernels, (&w.attn_output, x), operand); //             [n, n_embd]
     }
 
     #[trace_timing]
     fn feed_forward(&mut self, x: &mut [f32], w: &Layer) {
         let (c, team, kernels) = (self.model.config(), self.team, self.model.kernels());
         let n = x.len() / c.n_embd;
-        let Activations { ff, y, operand, wants, skipping, .. } = &mut *self.act;
-        let (ff, y) = (&mut ff[..n * c.n_ff], &mut y[..x.len()]);
+        let Activations { ff, operand, wants, skipping, .. } = &mut *self.act;
+        let ff = &mut ff[..n * c.n_ff];
 
         operand.load(team, kernels, x, rms(&w.ffn_norm, c), c.n_embd, *wants);
         let gated = (&w.ffn_gate, &w.ffn_up, &mut *ff); //                       [n, n_ff]
         multiply_gated(team, kernels, c.activation, gated, operand, skipping);
         operand.load(team, kernels, ff, sub_norm(&w.ffn_sub_norm, c), c.n_ff, *wants);
-        multiply_sparse(team, kernels, (&w.ffn_down, y), operand, skipping); //  [n, n_embd]
-        add(team, kernels, x, y, c);
+        add_sparse_product(team, kernels, (&w.ffn_down, x), operand, skipping); // [n, n_embd]
     }
 
     /// Logits of new token `t`, `[n_vocab]`: all of them, or those that may be among the largest, the rest minus
@@ -242,10 +237,4 @@ fn rotate_and_round(team: &Team, kernels: &Kernels, x: &mut [f32], cos: &[f32], 
             kernels.round_to_f16(x);
         }
     });
-}
-
-/// `x += y` for every token.
-fn add(team: &Team, kernels: &Kernels, x: &mut [f32], y: &mut [f32], c: &Config) {
-    let shares = [x, y].map(|values| Share { values, unit: c.n_embd });
-    team.split(shares, |[x, y]| kernels.add(x.values, y.values));
 }

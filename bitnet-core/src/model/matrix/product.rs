@@ -104,6 +104,15 @@ impl Matrix {
 thread_local! {
     static ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     static PANEL: RefCell<Lines<u8>> = RefCell::new(Lines::default());
+    static PRODUCTS: RefCell<Lines<f32>> = RefCell::new(Lines::default());
+}
+
+/// Runs `work`, which must not wait for other threads' work, with room for `n` products.
+pub(super) fn with_products(n: usize, work: impl FnOnce(&mut [f32])) {
+    PRODUCTS.with_borrow_mut(|products| {
+        products.resize(n);
+        work(products);
+    });
 }
 
 /// Runs `work`, which must not wait for other threads' work, with a row to expand weights to.
@@ -144,11 +153,35 @@ pub fn multiply<const M: usize>(
     }
 }
 
+/// `y += W x`: a block's output joins the residual stream.
+///
+/// - `y`: `[n, rows]`; `x`: `[n, cols]`
+///
+/// # Panics
+/// If a length disagrees with a shape above.
+pub fn add_product(team: &Team, kernels: &Kernels, (m, y): (&Matrix, &mut [f32]), x: &Operand) {
+    assert_eq!(x.cols(), m.cols, "{}: activations are {} wide", m.name(), x.cols());
+    assert_eq!(y.len(), x.n() * m.rows, "{}: outputs for {} tokens", m.name(), x.n());
+    if x.n() == 1 {
+        team.split([Share { values: y, unit: ROWS_TOGETHER }], |[y]| {
+            with_products(y.values.len(), |products| {
+                m.multiply_vector(kernels, Piece { first: y.first, values: &mut *products }, x);
+                kernels.add(y.values, products);
+            });
+        });
+    } else {
+        let add = |y: &mut [f32], products: &[f32]| kernels.add(y, products);
+        team.each(strips(m, y, strip_rows(m.rows, team)), |mut strip: Strip<'_>| {
+            strip.beside(m, kernels, x, add)
+        });
+    }
+}
+
 /// Some rows of a product, for every token.
 pub(super) struct Strip<'a> {
     matrix: &'a Matrix,
     first: usize,
-    pub(super) y: Vec<&'a mut [f32]>,
+    y: Vec<&'a mut [f32]>,
 }
 
 impl Strip<'_> {
@@ -156,13 +189,21 @@ impl Strip<'_> {
         self.matrix.multiply_strip(kernels, self.first, &mut self.y, x);
     }
 
-    pub(super) fn rows(&self) -> usize {
-        self.y.first().map_or(0, |y| y.len())
-    }
-
-    /// The same rows of another matrix, for every token: `y` is `[n, rows]`.
-    pub(super) fn beside<'b>(&self, matrix: &'b Matrix, y: &'b mut [f32]) -> Strip<'b> {
-        Strip { matrix, first: self.first, y: y.chunks_exact_mut(self.rows()).collect() }
+    /// The product of the same rows of another matrix, in scratch, and `join` of this one's with it, for each token.
+    pub(super) fn beside(
+        &mut self,
+        matrix: &Matrix,
+        kernels: &Kernels,
+        x: &Operand,
+        join: impl Fn(&mut [f32], &[f32]),
+    ) {
+        let rows = self.y.first().map_or(0, |y| y.len());
+        with_products(x.n() * rows, |products| {
+            let y = products.chunks_exact_mut(rows).collect();
+            let mut beside = Strip { matrix, first: self.first, y };
+            beside.multiply(kernels, x);
+            self.y.iter_mut().zip(beside.y).for_each(|(y, other)| join(y, other));
+        });
     }
 }
 

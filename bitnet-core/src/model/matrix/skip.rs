@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::product::{ROWS_TOGETHER, Strip, multiply, strip_rows, strips};
+use super::product::{ROWS_TOGETHER, Strip, add_product, strip_rows, strips, with_products};
 use super::{Format, Matrix, Packed, Scale};
 use crate::kernels::Kernels;
 use crate::model::config::Activation;
@@ -154,15 +154,6 @@ impl Matrix {
 // Scratch that a thread keeps, so that a step allocates nothing.
 thread_local! {
     static PICKED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
-    static UP: RefCell<Lines<f32>> = RefCell::new(Lines::default());
-}
-
-/// Runs `work`, which must not wait for other threads' work, with room for `n` values of `up`.
-fn with_up(n: usize, work: impl FnOnce(&mut [f32])) {
-    UP.with_borrow_mut(|up| {
-        up.resize(n);
-        work(up);
-    });
 }
 
 /// Runs `work`, which must not wait for other threads' work, with the numbers of those that are `wanted`.
@@ -178,7 +169,7 @@ fn with_picked<R>(wanted: impl ExactSizeIterator<Item = bool>, work: impl FnOnce
     })
 }
 
-/// `y = act(W_gate x) * W_up x`, by values. What is made of `W_up x` never leaves a thread's scratch.
+/// `y = act(W_gate x) * W_up x`, by values. `W_up x` never leaves a thread's scratch.
 ///
 /// For squared ReLU, one token, and ternary matrices: where the gate is not positive, `max(gate, 0)^2 * up` is zero
 /// whatever finite value `up` has, so the rows of `W_up` behind it need not be read.
@@ -208,11 +199,7 @@ pub fn multiply_gated(
         let rows = rows.clamp(ROWS_TOGETHER, strip_rows(gate.rows, team));
         return team.each(strips(gate, y, rows), |mut strip: Strip<'_>| {
             strip.multiply(kernels, x);
-            with_up(x.n() * strip.rows(), |up_y| {
-                let mut beside = strip.beside(up, up_y);
-                beside.multiply(kernels, x);
-                strip.y.iter_mut().zip(beside.y).for_each(|(gate, up)| combine(gate, up));
-            });
+            strip.beside(up, kernels, x, combine);
         });
     }
     // The scale of `up`, if its rows behind closed gates may be left out.
@@ -226,7 +213,7 @@ pub fn multiply_gated(
     team.split([Share { values: y, unit: ROWS_TOGETHER }], |[y]| {
         let Piece { first, values: y } = y;
         gate.multiply_vector(kernels, Piece { first, values: y }, x);
-        with_up(y.len(), |up_y| {
+        with_products(y.len(), |up_y| {
             let piece = Piece { first, values: &mut *up_y };
             match skipping {
                 Some(scale) => {
@@ -241,14 +228,14 @@ pub fn multiply_gated(
     work.skip(n_skipped.into_inner() * up.row_bytes() as u64);
 }
 
-/// `y = W x`, for an `x` that may be mostly zero: of one token, where `W` has a copy by columns, those behind zeros are
+/// `y += W x`, for an `x` that may be mostly zero: of one token, where `W` has a copy by columns, those behind zeros are
 /// not read. The sums are of integers, and so the same in any order.
 ///
-/// - `y`: `[n, rows]`, overwritten; `x`: `[n, cols]`
+/// - `y`: `[n, rows]`; `x`: `[n, cols]`
 ///
 /// # Panics
 /// If a length disagrees with a shape.
-pub fn multiply_sparse(
+pub fn add_sparse_product(
     team: &Team,
     kernels: &Kernels,
     (m, y): (&Matrix, &mut [f32]),
@@ -257,11 +244,11 @@ pub fn multiply_sparse(
 ) {
     let (Some(w), Format::Ternary { scale: Scale::One(scale), .. }, 1) = (m.columns(), m.format, x.n())
     else {
-        return multiply(team, kernels, [(m, y)], x);
+        return add_product(team, kernels, (m, y), x);
     };
     let n_picked = m.cols - x.n_zeros().min(m.cols);
     if !pays(n_picked, m.cols) {
-        return multiply(team, kernels, [(m, y)], x);
+        return add_product(team, kernels, (m, y), x);
     }
     assert!(x.cols() == m.cols && y.len() == m.rows, "{}: activations or outputs of other shape", m.name());
     let (rows, n) = (m.rows.next_multiple_of(LINE_ROWS), team.len());
@@ -272,6 +259,9 @@ pub fn multiply_sparse(
         }
     });
     let (_, a) = x.tiles().single(0);
-    kernels.join_sums(y, &work.sums, a, scale);
+    with_products(m.rows, |products| {
+        kernels.join_sums(products, &work.sums, a, scale);
+        kernels.add(y, products);
+    });
     work.skip(m.n_bytes().saturating_sub((n_picked * column_bytes(m.rows)) as u64));
 }
