@@ -35,7 +35,8 @@ impl Tokenizer {
 impl Vocabulary {
     /// Reads the `tokenizer.*` keys; `None` if the model carries no vocabulary.
     ///
-    /// Special ids that are no ids of this vocabulary are ignored, as llama.cpp does: such files exist.
+    /// Special ids past the end of this vocabulary are ignored, as llama.cpp does: such files exist, some with
+    /// -1 written as a `u32`. What could be no id anywhere is refused there, too.
     ///
     /// # Errors
     /// If a key has the wrong type, the counts disagree with each other or with the embedding, or the model is
@@ -56,10 +57,11 @@ impl Vocabulary {
                 });
             }
         };
-        let id = |name: &str| -> Option<TokenId> {
-            let value = metadata.get(&format!("tokenizer.ggml.{name}_token_id"))?;
-            value.as_integer()?.try_into().ok()
+        let id = |name: &str| -> Result<Option<TokenId>> {
+            let id = metadata.u64(&format!("tokenizer.ggml.{name}_token_id"))?;
+            Ok(id.and_then(|id| id.try_into().ok()))
         };
+        id("padding")?; // nothing here pads, but a file that is wrong about it is wrong
         let template = match metadata.get("tokenizer.chat_template") {
             Some(Value::Str(bytes)) if bytes.len() <= MAX_TEMPLATE_BYTES => Some(bytes),
             _ => None,
@@ -72,11 +74,11 @@ impl Vocabulary {
             scores: metadata.f32s("tokenizer.ggml.scores")?.unwrap_or_default(),
             types: metadata.i32s("tokenizer.ggml.token_type")?.unwrap_or_default(),
             merges: limited(gguf, "tokenizer.ggml.merges", MAX_MERGES)?,
-            bos: id("bos"),
-            eos: id("eos"),
-            eot: id("eot"),
-            eom: id("eom"),
-            unk: id("unknown"),
+            bos: id("bos")?,
+            eos: id("eos")?,
+            eot: id("eot")?,
+            eom: id("eom")?,
+            unk: id("unknown")?,
             add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?,
             add_eos: metadata.bool("tokenizer.ggml.add_eos_token")?,
             add_space_prefix: metadata.bool("tokenizer.ggml.add_space_prefix")?,

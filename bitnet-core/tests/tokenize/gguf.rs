@@ -42,7 +42,7 @@ fn a_byte_level_vocabulary_is_read() {
         set(writer, "tokenizer.ggml.merges", ArrayBuf::strings(&vocabulary.merges).value());
         set(writer, "tokenizer.ggml.bos_token_id", Value::U32(257));
         set(writer, "tokenizer.ggml.eos_token_id", Value::U32(70_000)); // no id: ignored
-        set(writer, "tokenizer.ggml.eot_token_id", Value::I32(-1)); // no id either
+        set(writer, "tokenizer.ggml.eot_token_id", Value::U64(u64::MAX)); // no id either
         set(writer, "tokenizer.chat_template", Value::Str(b"{{ template }}"));
     });
     let vocabulary = read(&path).unwrap().unwrap();
@@ -105,4 +105,39 @@ fn vocabularies_that_contradict_the_file_are_refused() {
     let none = ArrayBuf::strings::<&str>([]);
     let error = refusal(256, &|writer| set(writer, "tokenizer.ggml.tokens", none.value()));
     assert!(error.contains("tokenizer.ggml.tokens: expected 1 to 4194304 tokens, found 0"), "{error}");
+}
+
+#[test]
+fn special_ids_that_are_no_integers_of_at_least_0_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let vocabulary = byte_level(&[], &[]);
+    let some = ArrayBuf::i32s([1, 2]);
+    let values = [
+        (Value::Str(b"</s>"), "string \"</s>\""),
+        (Value::F32(2.0), "f32 2"),
+        (Value::Bool(true), "bool true"),
+        (Value::I32(-1), "i32 -1"),
+        (some.value(), "an array of 2 i32"),
+    ];
+    for name in ["bos", "eos", "eot", "eom", "unknown", "padding"] {
+        let key = format!("tokenizer.ggml.{name}_token_id");
+        let with = |value: Value<'_>| {
+            let path = model(dir.path(), 256, |writer| {
+                set_tokens(writer, &vocabulary);
+                set(writer, "tokenizer.ggml.model", Value::Str(b"gpt2"));
+                set(writer, &key, value);
+            });
+            read(&path)
+        };
+        for (value, found) in values {
+            let error = with(value).unwrap_err();
+            assert!(error.is_bad_file(), "{error}");
+            let said =
+                format!("model.gguf: metadata key {key}: expected an integer of at least 0, found {found}");
+            assert!(error.to_string().ends_with(&said), "{error}");
+        }
+        for id in [Value::U8(1), Value::I64(1), Value::U32(u32::MAX), Value::U64(u64::MAX)] {
+            with(id).unwrap();
+        }
+    }
 }
