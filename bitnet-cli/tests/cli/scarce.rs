@@ -45,4 +45,18 @@ fn what_would_be_faster_with_threads_goes_without_them() {
 fn memory_that_is_not_there_is_a_failure() {
     let ran = crate::cheap::within_50_mb(&["doctor", "-t", "1"]);
     assert_eq!(ran.refused(1), "the system refuses memory for a probe of 512 MiB");
+
+    let most = (1_u32 << 20).to_string();
+    let run = |flags: &[&str]| {
+        let args = ["run", "-m", tiny().to_str().unwrap(), "-t", "1", "-p", "ab", "-n", "1", "-q"];
+        crate::cheap::within_50_mb(&[&args[..], flags].concat())
+    };
+    assert_eq!(
+        run(&["-c", &most]).refused(1),
+        format!("the system refuses memory for a cache of {most} positions (see --ctx-size)")
+    );
+    assert_eq!(
+        run(&["-c", "10000", "-b", "10000"]).refused(1),
+        "the system refuses memory for batches of 10000 tokens (see --batch-size)"
+    );
 }
