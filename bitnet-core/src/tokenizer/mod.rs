@@ -1,9 +1,9 @@
 //! Text to token ids and back.
 //!
 //! Start at [`Tokenizer`]. It reads either a vocabulary inside a model file ([`Vocabulary`]: byte-level BPE
-//! in `bpe`, SentencePiece in `spm`) or a `tokenizer.json` (`json`, through the `tokenizers` crate). `split` cuts
-//! text into words, `merge` is the merging loop. Around it: [`Detokenizer`] prints a stream of ids,
-//! [`StopMatcher`] ends it, [`ChatFormat`] writes conversations.
+//! in `bpe`, SentencePiece in `spm`) or a `tokenizer.json` (`json`, through the `tokenizers` crate). `named` finds
+//! named tokens in text, `split` cuts it into words, `merge` is the merging loop. Around it: [`Detokenizer`]
+//! prints a stream of ids, [`StopMatcher`] ends it, [`ChatFormat`] writes conversations.
 //!
 //! One rule holds everywhere: *text never becomes a control token*. Control ids come from [`Piece::Special`]
 //! or from [`Tokenizer::encode_with_specials`], which is for trusted templates, not for what users type.
@@ -15,6 +15,7 @@ mod gguf_vocab;
 mod guard;
 mod json;
 mod merge;
+mod named;
 mod split;
 mod spm;
 mod stop;
@@ -25,7 +26,6 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use ahash::AHashMap;
-use regex::{Regex, RegexBuilder};
 
 pub use chat::{ChatFormat, Message, Role};
 pub use split::PreSplit;
@@ -37,6 +37,7 @@ use crate::TokenId;
 use crate::error::{Error, Result};
 use bpe::Bpe;
 use json::Json;
+use named::{MAX_NAMED_BYTES, Names};
 use spm::Spm;
 use vocabulary::Kind;
 
@@ -68,9 +69,9 @@ pub struct Tokenizer {
     /// Control and user-defined tokens by text.
     by_name: AHashMap<Box<[u8]>, TokenId>,
     /// Finds user-defined tokens in text.
-    user_defined: Option<Regex>,
+    user_defined: Option<Names>,
     /// Finds control and user-defined tokens in templates.
-    all_named: Option<Regex>,
+    all_named: Option<Names>,
     special: Special,
 }
 
@@ -166,7 +167,7 @@ impl Tokenizer {
                 user_defined.push(text);
             }
         }
-        let (user_defined, all_named) = (any_of(user_defined, path)?, any_of(all_named, path)?);
+        let (user_defined, all_named) = (any_of(&user_defined, path)?, any_of(&all_named, path)?);
         Ok(Tokenizer { engine, printed, kinds, by_name, user_defined, all_named, special })
     }
 
@@ -272,18 +273,18 @@ impl Tokenizer {
     /// Cuts `text` where `named` finds a token, and hands the parts to `emit` in order.
     fn cut_named<'t>(
         &self,
-        named: Option<&Regex>,
+        named: Option<&Names>,
         text: &'t str,
         mut emit: impl FnMut(Piece<'t>) -> Result<()>,
     ) -> Result<()> {
         let mut done = 0;
         for found in named.into_iter().flat_map(|named| named.find_iter(text)) {
-            let Some(&id) = self.by_name.get(found.as_str().as_bytes()) else { continue };
-            if done < found.start() {
-                emit(Piece::text(&text[done..found.start()]))?;
+            let Some(&id) = self.by_name.get(text[found.clone()].as_bytes()) else { continue };
+            if done < found.start {
+                emit(Piece::text(&text[done..found.start]))?;
             }
             emit(Piece::Special(id))?;
-            done = found.end();
+            done = found.end;
         }
         if done < text.len() { emit(Piece::text(&text[done..])) } else { Ok(()) }
     }
@@ -382,17 +383,17 @@ impl Tokenizer {
 }
 
 /// Finds the leftmost of `texts`, and of those that start there the longest.
-fn any_of(mut texts: Vec<&str>, path: &Path) -> Result<Option<Regex>> {
-    if texts.is_empty() {
-        return Ok(None);
+fn any_of(texts: &[&str], path: &Path) -> Result<Option<Names>> {
+    let n_bytes: usize = texts.iter().map(|text| text.len()).sum();
+    if n_bytes > MAX_NAMED_BYTES {
+        return Err(Error::Unsupported {
+            path: path.into(),
+            item: "vocabulary".into(),
+            reason: format!(
+                "{} named tokens of {n_bytes} bytes are too many to look for in text",
+                texts.len()
+            ),
+        });
     }
-    texts.sort_unstable_by(|a, b| b.len().cmp(&a.len()).then(a.cmp(b)));
-    texts.dedup();
-    let alternatives: Vec<String> = texts.iter().map(|text| regex::escape(text)).collect();
-    let built = RegexBuilder::new(&alternatives.join("|")).build();
-    built.map(Some).map_err(|_| Error::Unsupported {
-        path: path.into(),
-        item: "vocabulary".into(),
-        reason: format!("{} named tokens are too many to look for in text", texts.len()),
-    })
+    Ok((!texts.is_empty()).then(|| Names::new(texts)))
 }

@@ -53,3 +53,17 @@ fn a_megabyte_of_anything_is_quick_for_sentence_piece() {
         assert_quick(what, &tokenizer, &text);
     }
 }
+
+/// Every letter could be the first of the long token; the last one says that none is.
+#[test]
+fn a_megabyte_of_a_long_tokens_beginning_is_quick() {
+    let mut vocabulary = byte_level(&[], &[]);
+    let long = format!("{}b", "z".repeat(65_535));
+    vocabulary.tokens.extend([long.into_bytes(), b"z".to_vec(), b" ".to_vec()]);
+    vocabulary.types.extend([4, 4, 4]);
+    let tokenizer = Tokenizer::from_vocabulary(vocabulary, Some("llama3")).unwrap();
+    for (what, text) in [("letters", "z".repeat(1 << 20)), ("spaced letters", "z ".repeat(1 << 19))] {
+        assert_quick(what, &tokenizer, &text);
+        assert_eq!(tokenizer.encode(&text, false).unwrap().len(), 1 << 20, "{what}");
+    }
+}
