@@ -1,14 +1,16 @@
 //! What a `tokenizer.json` asks for, held against limits before the crate acts on it.
 //!
-//! Only what the crate is to do is looked at here, and none of the vocabulary. The crate is handed what was checked,
-//! not what was read: a key that stands twice has one value in both.
+//! Only what the crate is to do is looked at here, and of the vocabulary no more than added tokens. The crate is handed
+//! what was checked, not what was read: a key that stands twice has one value in both.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
+use tokenizers::{AddedToken, NormalizedString, Normalizer};
 
+use crate::TokenId;
 use crate::error::{Error, Result};
 
 /// Of a text to put in, to look for, or to call an added token by. Published ones have at most some 100 bytes.
@@ -117,6 +119,40 @@ impl Added {
         }
         Ok(added)
     }
+}
+
+/// Refuses added tokens for which the crate, where it looks for them itself, needs time or memory by the square of a
+/// text. What a normalizer makes of them only the crate can tell, and may panic over.
+pub(super) fn check_added(
+    inner: &tokenizers::Tokenizer,
+    is_control: impl Fn(TokenId) -> bool,
+    path: &Path,
+) -> Result<()> {
+    let is_blank = |text: &str| text.chars().all(char::is_whitespace);
+    let mut tokens: Vec<(TokenId, AddedToken)> = inner.get_added_tokens_decoder().into_iter().collect();
+    tokens.sort_unstable_by_key(|&(id, _)| id);
+    for (id, token) in tokens {
+        // Whatever it says of that: a token that stands twice may say both.
+        let mut normalized = NormalizedString::from(token.content.as_str());
+        if let Some(normalizer) = inner.get_normalizer() {
+            normalizer.normalize(&mut normalized).map_err(|error| malformed(path, error.to_string()))?;
+        }
+        let normalized = normalized.get();
+        // The crate may read as many bytes again for every byte of a text.
+        if normalized.len() > MAX_PART_BYTES {
+            let found = format!("{} bytes once normalized", normalized.len());
+            let expected = format!("at most {MAX_PART_BYTES} bytes of text");
+            return Err(Fault::new("added_tokens.content", expected, found).at(path));
+        }
+        // It reads a run of white space for every such token in the run, and to the right it copies it. Control
+        // tokens it passes over before that.
+        let takes_space = (token.lstrip || token.rstrip) && !is_control(id);
+        if takes_space && (is_blank(&token.content) || is_blank(normalized)) {
+            let expected = "no lstrip or rstrip of a token that is white space alone".into();
+            return Err(Fault::new("added_tokens", expected, format!("those of token {id}")).at(path));
+        }
+    }
+    Ok(())
 }
 
 /// How many times longer all steps in `part` may make a text, by what `of_step` says of one.

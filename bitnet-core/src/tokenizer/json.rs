@@ -18,7 +18,7 @@ use tokenizers::{AddedToken, Model, SplitDelimiterBehavior};
 
 use super::Special;
 use super::bpe::{bytes_of, char_of};
-use super::claims::{Claims, MAX_PART_BYTES, malformed};
+use super::claims::{self, Claims, MAX_PART_BYTES, malformed};
 use super::guard::guarded;
 use super::split::{LLAMA3_PUBLISHED, PreSplit, Splitter};
 use super::spm::SPACE;
@@ -107,6 +107,10 @@ pub(super) fn load(path: &Path, rule: Option<PreSplit>) -> Result<Loaded> {
         })
         .collect();
     let splitter = rule.or(own).map(Splitter::new);
+    if splitter.is_none() {
+        let is_control = |id: TokenId| kinds.get(id as usize) == Some(&Kind::Control);
+        guarded(|| claims::check_added(&inner, is_control, path)).ok_or_else(contradiction)??;
+    }
     // Our own rules cut a text before the crate sees it, and hand it words in its byte-level alphabet.
     let before = if splitter.is_some() { 2 } else { claims.growth };
     let growth = before.saturating_mul(tokens_growth);

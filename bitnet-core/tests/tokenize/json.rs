@@ -384,6 +384,62 @@ fn what_would_fill_the_memory_is_refused() {
     Tokenizer::from_file(&twice, None).unwrap();
 }
 
+/// For every one of them the crate reads the white space around it; and, to the right, copies it.
+#[test]
+fn white_space_that_takes_in_white_space_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = document(&random_vocabulary(&mut Random(12)), split_steps(&[r"\p{L}+"]), true);
+    let id = good["model"]["vocab"].as_object().unwrap().len() + 2;
+    let with = |content: &str, normalizer: Value, flags: [bool; 3]| {
+        let mut file = good.clone();
+        let [lstrip, rstrip, special] = flags;
+        let token = json!({"id": id, "content": content, "single_word": false, "lstrip": lstrip, "rstrip": rstrip,
+                           "normalized": true, "special": special});
+        file["added_tokens"].as_array_mut().unwrap().push(token);
+        file["normalizer"] = normalizer;
+        Tokenizer::from_file(&write(dir.path(), &file), None)
+    };
+    let blank = json!({"type": "Replace", "pattern": {"String": "x"}, "content": "\t"});
+    let said = format!(
+        "tokenizer.json: added_tokens: expected no lstrip or rstrip of a token that is white space alone, found \
+         those of token {id}"
+    );
+    for (content, normalizer) in [("  ", Value::Null), ("\u{3000}\n", Value::Null), ("xx", blank)] {
+        for flags in [[true, false, false], [false, true, false]] {
+            let error = with(content, normalizer.clone(), flags).unwrap_err();
+            assert!(error.is_bad_file() && error.to_string().ends_with(&said), "{error}");
+        }
+        // Nor does the crate look for control tokens.
+        for flags in [[false; 3], [true, true, true]] {
+            with(content, normalizer.clone(), flags).unwrap();
+        }
+    }
+    let tokenizer = with("<z>", Value::Null, [true, true, false]).unwrap();
+    let ids = tokenizer.encode(&"  <z>  ".repeat(1 << 16), false).unwrap();
+    assert_eq!(ids.first(), Some(&(id as u32)));
+}
+
+/// The crate reads a token's length on from every byte of a text that could begin it.
+#[test]
+fn tokens_that_the_normalizer_makes_long_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = document(&random_vocabulary(&mut Random(13)), split_steps(&[r"\p{L}+"]), true);
+    let id = good["model"]["vocab"].as_object().unwrap().len() + 2;
+    let with = |n: usize| {
+        let mut file = good.clone();
+        let token = json!({"id": id, "content": "x".repeat(n), "single_word": false, "lstrip": false,
+                           "rstrip": false, "normalized": true, "special": false});
+        file["added_tokens"].as_array_mut().unwrap().push(token);
+        file["normalizer"] =
+            json!({"type": "Replace", "pattern": {"String": "x"}, "content": "z".repeat(100)});
+        Tokenizer::from_file(&write(dir.path(), &file), None)
+    };
+    with(10).unwrap();
+    let error = with(11).unwrap_err();
+    let said = "added_tokens.content: expected at most 1024 bytes of text, found 1100 bytes once normalized";
+    assert!(error.is_bad_file() && error.to_string().ends_with(said), "{error}");
+}
+
 #[test]
 fn a_text_may_grow_to_a_limit() {
     let dir = tempfile::tempdir().unwrap();
