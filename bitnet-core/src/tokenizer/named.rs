@@ -3,7 +3,8 @@
 //! A search that reads forwards knows the longest name only once all longer ones have failed, and reads what they led
 //! it through again: a name of n bytes may cost n readings of every byte. This one reads backwards, with the automaton
 //! of Aho and Corasick (1975) over the names spelt backwards. Having read down to a byte it knows the longest name that
-//! starts there, whatever follows, so it reads every byte at most twice.
+//! starts there, whatever follows, so it reads every byte at most twice. The `aho-corasick` crate searches forwards for
+//! the longest name, or backwards for all of them, the shorter ones at every place included.
 
 use std::ops::Range;
 
