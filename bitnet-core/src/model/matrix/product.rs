@@ -170,9 +170,8 @@ pub fn add_product(team: &Team, kernels: &Kernels, (m, y): (&Matrix, &mut [f32])
             });
         });
     } else {
-        let add = |y: &mut [f32], products: &[f32]| kernels.add(y, products);
-        team.each(strips(m, y, strip_rows(m.rows, team)), |mut strip: Strip<'_>| {
-            strip.beside(m, kernels, x, add)
+        team.each(strips(m, y, cached_rows(m.rows, x.n(), team)), |mut strip: Strip<'_>| {
+            strip.join(m, kernels, x, |y, products| kernels.add(y, products));
         });
     }
 }
@@ -189,8 +188,8 @@ impl Strip<'_> {
         self.matrix.multiply_strip(kernels, self.first, &mut self.y, x);
     }
 
-    /// The product of the same rows of another matrix, in scratch, and `join` of this one's with it, for each token.
-    pub(super) fn beside(
+    /// Takes the product with the strip's rows of `matrix`, in scratch, and for each token `join`s it to what is in `y`.
+    pub(super) fn join(
         &mut self,
         matrix: &Matrix,
         kernels: &Kernels,
@@ -200,17 +199,25 @@ impl Strip<'_> {
         let rows = self.y.first().map_or(0, |y| y.len());
         with_products(x.n() * rows, |products| {
             let y = products.chunks_exact_mut(rows).collect();
-            let mut beside = Strip { matrix, first: self.first, y };
-            beside.multiply(kernels, x);
-            self.y.iter_mut().zip(beside.y).for_each(|(y, other)| join(y, other));
+            let mut scratch = Strip { matrix, first: self.first, y };
+            scratch.multiply(kernels, x);
+            self.y.iter_mut().zip(scratch.y).for_each(|(y, products)| join(y, products));
         });
     }
 }
 
 /// Rows of a strip if there are a few for each thread: enough that the last one to finish is not waited for long.
-pub(super) fn strip_rows(rows: usize, team: &Team) -> usize {
+fn strip_rows(rows: usize, team: &Team) -> usize {
     const STRIPS_PER_THREAD: usize = 4;
     rows.div_ceil(team.len() * STRIPS_PER_THREAD).next_multiple_of(ROWS_TOGETHER)
+}
+
+/// The same of a strip that something is joined to: so few that a cache of the second level still has those of all `n`
+/// tokens when what joins them is there.
+pub(super) fn cached_rows(rows: usize, n: usize, team: &Team) -> usize {
+    const CACHED: usize = 1 << 19;
+    let cached = CACHED / (2 * size_of::<f32>() * n) / ROWS_TOGETHER * ROWS_TOGETHER;
+    cached.clamp(ROWS_TOGETHER, strip_rows(rows, team))
 }
 
 /// Cuts a product into strips of so many rows, or what is left of them.

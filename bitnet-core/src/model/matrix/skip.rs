@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::product::{ROWS_TOGETHER, Strip, add_product, strip_rows, strips, with_products};
+use super::product::{ROWS_TOGETHER, Strip, add_product, cached_rows, strips, with_products};
 use super::{Format, Matrix, Packed, Scale};
 use crate::kernels::Kernels;
 use crate::model::config::Activation;
@@ -23,6 +23,8 @@ use crate::trace::trace_timing;
 pub struct Skipping {
     /// `[n_threads, rows]`, with rows filled up to whole lines: what each thread has of each sum.
     sums: Lines<i32>,
+    /// `[rows]`: what they come to.
+    products: Lines<f32>,
     skipped: Skipped,
     /// Whether the step now is of one token.
     counts: bool,
@@ -193,13 +195,9 @@ pub fn multiply_gated(
         Activation::Silu => kernels.silu_mul(gate, up),
     };
     if x.n() > 1 {
-        // So few rows that a cache of the second level still has those of the gate when those of `up` are there.
-        const CACHED: usize = 1 << 19;
-        let rows = CACHED / (2 * size_of::<f32>() * x.n()) / ROWS_TOGETHER * ROWS_TOGETHER;
-        let rows = rows.clamp(ROWS_TOGETHER, strip_rows(gate.rows, team));
-        return team.each(strips(gate, y, rows), |mut strip: Strip<'_>| {
+        return team.each(strips(gate, y, cached_rows(gate.rows, x.n(), team)), |mut strip: Strip<'_>| {
             strip.multiply(kernels, x);
-            strip.beside(up, kernels, x, combine);
+            strip.join(up, kernels, x, combine);
         });
     }
     // The scale of `up`, if its rows behind closed gates may be left out.
@@ -259,9 +257,8 @@ pub fn add_sparse_product(
         }
     });
     let (_, a) = x.tiles().single(0);
-    with_products(m.rows, |products| {
-        kernels.join_sums(products, &work.sums, a, scale);
-        kernels.add(y, products);
-    });
+    work.products.resize(m.rows);
+    kernels.join_sums(&mut work.products, &work.sums, a, scale);
+    kernels.add(y, &work.products);
     work.skip(m.n_bytes().saturating_sub((n_picked * column_bytes(m.rows)) as u64));
 }
