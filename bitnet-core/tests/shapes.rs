@@ -100,6 +100,12 @@ fn what_cannot_matter_is_skipped_and_changes_nothing() {
                 }
                 assert_eq!(session.skipped().n_steps, N_TOKENS as u64);
                 skipped[i] = session.skipped().n_bytes;
+
+                // A prompt is no step of one token, though the last block has only one to finish.
+                let before = session.skipped();
+                session.clear();
+                session.prefill(&tokens(N_TOKENS).collect::<Vec<_>>()).unwrap();
+                assert_eq!(session.skipped(), before);
             }
         }
     }

@@ -9,9 +9,9 @@ use std::process::Stdio;
 use crate::golden::{Golden, LINES, with_switches};
 use crate::support::{Ran, command};
 use crate::tiny::tiny;
-use bitnet_core::Isa;
 use bitnet_core::kernels::Kernels;
 use bitnet_core::parity::Log;
+use bitnet_core::{Isa, LoadOptions, Model};
 use serde_json::Value;
 
 const INSTRUMENTED: bool = cfg!(feature = "instrument");
@@ -285,6 +285,29 @@ fn a_trace_file_has_spans_of_phases_layers_matrices_and_kernels() {
             let own = [isa.name(), ternary_kernel(isa)].map(|table| of(&format!("{table}_{kernel}")).len());
             assert!(isa == Isa::Scalar || own.iter().any(|&n| n > 0), "{isa}: {kernel}");
         }
+    }
+}
+
+#[test]
+fn the_products_of_a_prompt_are_as_many_as_bench_counts() {
+    if !INSTRUMENTED {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.json");
+    let mut golden = Golden::of("llama-tiny"); // its activation leaves nothing unread
+    golden.generated.truncate(1);
+    let model = Model::load(golden.model().as_ref(), &LoadOptions::default()).unwrap();
+    let n_prompt = golden.prompt.split(',').count();
+    for flags in ["-t 1", "-t 2", "-t 2 -b 5"] {
+        golden.run(flags, &[("BITNET_TRACE_FILE", path.to_str().unwrap())]).done();
+        let spans = spans(&std::fs::read(&path).unwrap());
+        let args = spans.iter().filter(|span| span["name"] == "matrix").map(|span| &span["args"]);
+        let of_layers = args.filter(|args| args["tensor"].as_str().unwrap().starts_with("blk."));
+        let macs: u64 = of_layers.map(|args| args["macs"].as_u64().unwrap()).sum();
+        // Every token goes through the last layer's query matrix, though only one query is asked.
+        assert_eq!(macs, model.prompt_macs(n_prompt), "{flags}");
+        assert!(macs < n_prompt as u64 * model.prompt_macs(1), "{flags}");
     }
 }
 
