@@ -239,9 +239,9 @@ fn columns(machine: &Machine, packed: &[u8]) {
     }
 }
 
-/// A ternary matrix in the cache times many tokens: what prefill is made of.
+/// A ternary matrix as tall as a model's times many tokens: what prefill is made of.
 fn matrices(machine: &Machine, n_tokens: usize) {
-    const ROWS: usize = 256;
+    const ROWS: usize = COLS;
     let packed = i2s::pack(&codes(ROWS * COLS));
     let mut q = vec![0i8; n_tokens * COLS];
     let scales: Vec<_> =

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::kernels::{Kernels, Tokens};
+use crate::kernels::{Kernels, Tiling, Tokens};
 use crate::ops::screen::ShadowVector;
 use crate::pages::{Lines, Pages};
 use crate::quant::act::ActScale;
@@ -68,13 +68,17 @@ pub fn read_bandwidth(n_threads: usize) -> Result<f64> {
 /// threads whose operands stay in their caches.
 ///
 /// What it measures is the kernel, unpacking and rescaling included: the ceiling of prefill. It is a little below that
-/// of the multiply instruction, or well above it where one multiplication makes two products.
+/// of the multiply instruction, or well above it where one multiplication makes two products, or none is made and sums
+/// are looked up.
 ///
 /// # Errors
 /// If `n_threads` is zero or absurd, or the system refuses the threads.
 pub fn multiply_rate(n_threads: usize) -> Result<f64> {
-    /// 160 KiB of weights, 240 KiB of activations, 96 KiB of results: within a second-level cache.
+    /// With as many columns and tokens, 160 KiB of weights, 240 KiB of activations, 96 KiB of results: within a
+    /// second-level cache.
     const ROWS: usize = 256;
+    /// Where tables of sums are made first, as many as share them in a model.
+    const TALL: usize = 10 * ROWS;
     const COLS: usize = 2560;
     const N_TOKENS: usize = 96;
     /// Long enough for clocks to settle, short enough to wait for.
@@ -82,20 +86,24 @@ pub fn multiply_rate(n_threads: usize) -> Result<f64> {
 
     check_threads(n_threads)?;
     let kernels = Kernels::detect();
+    let rows = match kernels.tiling() {
+        Tiling::Even(_) => ROWS,
+        Tiling::Full { .. } => TALL,
+    };
     let barrier = Barrier::new(n_threads);
     let threads = on_threads(vec![(); n_threads], |()| {
-        let weights: Vec<i8> = (0..ROWS * COLS).map(|i| (i % 3) as i8 - 1).collect();
+        let weights: Vec<i8> = (0..rows * COLS).map(|i| (i % 3) as i8 - 1).collect();
         let packed = i2s::pack(&weights);
-        let w = Ternary::new(&packed, ROWS, COLS);
+        let w = Ternary::new(&packed, rows, COLS);
         let scales = vec![ActScale { s: 1.0, sum: 3 * COLS as i32 }; N_TOKENS];
         let tokens = Tokens::pack(kernels, &vec![3i8; N_TOKENS * COLS], &scales);
-        let mut y = vec![0.0; N_TOKENS * ROWS];
+        let mut y = vec![0.0; N_TOKENS * rows];
         let mut panel = Lines::default();
         std::array::from_fn::<(Span, usize), ROUNDS, _>(|_| {
             barrier.wait();
             let (start, mut n_calls) = (Instant::now(), 0);
             while n_calls == 0 || start.elapsed() < ROUND {
-                let mut outs: Vec<&mut [f32]> = y.chunks_exact_mut(ROWS).collect();
+                let mut outs: Vec<&mut [f32]> = y.chunks_exact_mut(rows).collect();
                 kernels.gemm_i2s(&mut outs, w, &tokens.tiles(), 1.0, &mut panel);
                 black_box(outs);
                 n_calls += 1;
@@ -105,7 +113,7 @@ pub fn multiply_rate(n_threads: usize) -> Result<f64> {
     })?;
     let rounds = (0..ROUNDS).map(|round| {
         let n_calls: usize = threads.iter().map(|rounds| rounds[round].1).sum();
-        (n_calls * ROWS * COLS * N_TOKENS) as f64 / seconds(threads.iter().map(|rounds| rounds[round].0))
+        (n_calls * rows * COLS * N_TOKENS) as f64 / seconds(threads.iter().map(|rounds| rounds[round].0))
     });
     Ok(rounds.fold(0.0, f64::max))
 }

@@ -1,4 +1,5 @@
-//! AVX2 with FMA and F16C: one block of 128 packed weights at a time. Products of f16 values are in `avx2f16.rs`.
+//! AVX2 with FMA and F16C: one block of 128 packed weights at a time. Products of f16 values are in `avx2f16.rs`, those
+//! of ternary weights with many tokens in `avx2sums.rs`.
 //!
 //! Products of codes 0..=2 and activations are added in i16 lanes by `maddubs`, and moved to i32 lanes before
 //! they can overflow. Where the CPU has an instruction that adds them in i32 lanes, `avxvnni.rs` has the products.
@@ -7,9 +8,8 @@
 use std::arch::x86_64::*;
 
 use super::avx2f16::{attn_mix, attn_scores, gemv_f16};
-use super::{ActTiles, Kernels, elementwise, scalar, tiles::Tile};
+use super::{Kernels, avx2sums, elementwise, scalar};
 use crate::ops::screen::{self, ShadowVector};
-use crate::pages::Lines;
 use crate::quant::act::ActScale;
 use crate::quant::columns::{self, Columns, Group};
 use crate::quant::i2s::{self, Ternary};
@@ -26,7 +26,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     name: "avx2",
     ternary: "avx2",
     tri5: "tri5-avx2",
-    tile: TILE,
+    tiling: avx2sums::TILING,
     pairs: false,
     pair_up,
     rms_norm,
@@ -44,7 +44,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     gemv_f32,
     gemv_i2s,
     gemv_i2s_picked,
-    gemm_i2s,
+    gemm_i2s: avx2sums::gemm_i2s,
     pack_columns,
     sum_columns,
     join_sums,
@@ -71,13 +71,10 @@ pub(super) const GROUP: usize = 16;
 /// Rows of a panel: two registers of 8 sums.
 pub(super) const PANEL: usize = 16;
 
-/// The products of integers of one table, but for the loops that multiply: `dot_row`, `dot_row_u4`, `add_fours` and
-/// `sum_tile` of the module that calls it.
+/// The products of integers with one vector, of one table, but for the loops that multiply: `dot_row`, `dot_row_u4` and
+/// `add_fours` of the module that calls it.
 macro_rules! integer_products {
-    (
-        $feature:literal, tiles: [$($n:literal)*],
-        $gemv:ident, $picked:ident, $columns:ident, $gemm:ident, $u4:ident, $u2:ident
-    ) => {
+    ($feature:literal, $gemv:ident, $picked:ident, $columns:ident, $u4:ident, $u2:ident) => {
         #[trace_timing($gemv)]
         #[target_feature(enable = $feature)]
         fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
@@ -128,7 +125,11 @@ macro_rules! integer_products {
         /// they stand, as 1, 4, 16 and 64 times themselves. See [`columns`] for what stands where.
         #[inline]
         #[target_feature(enable = $feature)]
-        fn sum_half<const HIGH: bool>(group: &Group<'_, GROUP>, line: usize, half: usize) -> [[__m256i; 4]; 2] {
+        fn sum_half<const HIGH: bool>(
+            group: &Group<'_, GROUP>,
+            line: usize,
+            half: usize,
+        ) -> [[__m256i; 4]; 2] {
             let mut acc = [[_mm256_setzero_si256(); 4]; 2];
             for (quad, &q) in group.columns.as_chunks::<4>().0.iter().zip(&group.q) {
                 let mut halves = [_mm256_setzero_si256(); 4];
@@ -144,32 +145,15 @@ macro_rules! integer_products {
                 let (fours, q) =
                     ([_mm256_unpacklo_epi16(ab, cd), _mm256_unpackhi_epi16(ab, cd)], _mm256_set1_epi32(q));
                 for (acc, codes) in acc.iter_mut().zip(fours) {
-                    for (acc, mask) in acc.iter_mut().zip([0b0000_0011_u8, 0b0000_1100, 0b0011_0000, 0b1100_0000]) {
+                    for (acc, mask) in
+                        acc.iter_mut().zip([0b0000_0011_u8, 0b0000_1100, 0b0011_0000, 0b1100_0000])
+                    {
                         let codes = _mm256_and_si256(codes, _mm256_set1_epi8(mask.cast_signed()));
                         *acc = add_fours(*acc, codes, q);
                     }
                 }
             }
             acc
-        }
-
-        /// As in the AVX-512 kernel: a panel of rows is unpacked once, four columns of 8 rows across a register, then
-        /// every tile of tokens runs through it with a broadcast activation.
-        #[trace_timing($gemm)]
-        #[target_feature(enable = $feature)]
-        fn gemm_i2s(y: &mut [&mut [f32]], w: Ternary<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Lines<u8>) {
-            panel.resize(PANEL * w.cols());
-            for first in (0..w.rows()).step_by(PANEL) {
-                let n_rows = PANEL.min(w.rows() - first);
-                unpack_panel(panel, w.slice(first, n_rows));
-                for tile in x.tiles() {
-                    let y = &mut y[tile.first..][..tile.scales.len()];
-                    match tile.scales.len() {
-                        $($n => store_tile(y, first, n_rows, sum_tile::<$n>(panel, tile.q), tile, scale),)*
-                        n => unreachable!("a tile of {n} tokens"),
-                    }
-                }
-            }
         }
 
         #[trace_timing($u4)]
@@ -194,8 +178,12 @@ macro_rules! integer_products {
 pub(super) use integer_products;
 
 integer_products!(
-    "avx2,fma,f16c", tiles: [4 3 2 1],
-    avx2_gemv_i2s, avx2_gemv_i2s_picked, avx2_sum_columns, avx2_gemm_i2s, avx2_dot_u4, avx2_dot_u2
+    "avx2,fma,f16c",
+    avx2_gemv_i2s,
+    avx2_gemv_i2s_picked,
+    avx2_sum_columns,
+    avx2_dot_u4,
+    avx2_dot_u2
 );
 
 // ------------------------------------------------------------------------------------ ternary matrix x vector
@@ -287,21 +275,22 @@ pub(super) fn add_to(sums: &mut [i32; 8], more: __m256i) {
 
 // ------------------------------------------------------------------------------------ ternary matrix x matrix
 
-/// Tokens of a tile: eight i16 accumulators, two registers of weights, and the rest for activations.
-const TILE: usize = 4;
+/// Tokens multiplied at a time: eight i16 accumulators, two registers of weights, and the rest for activations.
+pub(super) const TOGETHER: usize = 4;
 
-/// `sum(code * q)` of the 16 rows of a panel with each of `T` tokens.
+/// `sum(code * q)` of the 16 rows of a panel with each of the first `T` tokens of `n` that `q` has.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn sum_tile<const T: usize>(panel: &[u8], q: &[i8]) -> [[__m256i; 2]; T] {
+pub(super) fn sum_tile<const T: usize>(panel: &[u8], q: &[i8], n: usize) -> [[__m256i; 2]; T] {
     // 32 steps of at most 2 * 2 * 128 = 512 stay in i16 lanes; one block of 128 columns is 32 steps.
     const STEPS: usize = i2s::BLOCK / 4;
     let mut sums = [[_mm256_setzero_si256(); 2]; T];
     let (weights, _) = panel.as_chunks::<{ 4 * PANEL }>();
     let (quads, _) = q.as_chunks::<4>();
-    for (weights, quads) in weights.chunks_exact(STEPS).zip(quads.chunks_exact(STEPS * T)) {
+    for (weights, quads) in weights.chunks_exact(STEPS).zip(quads.chunks(STEPS * n)) {
         let mut acc = [[_mm256_setzero_si256(); 2]; T];
-        for (w, q) in weights.iter().zip(quads.chunks_exact(T)) {
+        for (w, q) in weights.iter().zip(quads.chunks(n)) {
+            let q: &[_; T] = q.first_chunk().expect("as many tokens are left");
             let w = [load_u8(&w[..32]), load_u8(&w[32..])];
             for t in 0..T {
                 let q = _mm256_set1_epi32(i32::from_le_bytes(q[t].map(|q| q as u8)));
@@ -327,28 +316,33 @@ pub(super) fn store_tile<const T: usize>(
     first: usize,
     n_rows: usize,
     sums: [[__m256i; 2]; T],
-    tile: Tile<'_>,
+    scales: &[ActScale],
     scale: f32,
 ) {
     for t in 0..T {
-        let a = tile.scales[t];
+        let a = scales[t];
         for half in 0..2 {
             let n = n_rows.saturating_sub(8 * half).min(8);
             let dot = _mm256_sub_epi32(sums[t][half], _mm256_set1_epi32(a.sum));
-            let out = _mm256_mul_ps(
-                _mm256_div_ps(_mm256_cvtepi32_ps(dot), _mm256_set1_ps(a.s)),
-                _mm256_set1_ps(scale),
-            );
-            let mut values = [0.0_f32; 8];
-            // SAFETY: 8 writable values by type; this store accepts any alignment.
-            unsafe { _mm256_storeu_ps(values.as_mut_ptr(), out) };
-            // All but the last panel's are stored at once: a copy of unknown length is a call.
-            let y = &mut y[t][first + 8 * half.min(n)..][..n];
-            match y.first_chunk_mut() {
-                Some(y) => *y = values,
-                None => y.copy_from_slice(&values[..n]),
-            }
+            store_eight(&mut y[t][first + 8 * half.min(n)..][..n], dot, a.s, scale);
         }
+    }
+}
+
+/// Up to 8 results of one token from sums that are its weights' products.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn store_eight(y: &mut [f32], sums: __m256i, s: f32, scale: f32) {
+    let out =
+        _mm256_mul_ps(_mm256_div_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(s)), _mm256_set1_ps(scale));
+    let mut values = [0.0_f32; 8];
+    // SAFETY: 8 writable values by type; this store accepts any alignment.
+    unsafe { _mm256_storeu_ps(values.as_mut_ptr(), out) };
+    // All but the last are stored at once: a copy of unknown length is a call.
+    let n = y.len();
+    match y.first_chunk_mut() {
+        Some(y) => *y = values,
+        None => y.copy_from_slice(&values[..n]),
     }
 }
 
@@ -389,7 +383,7 @@ pub(super) fn unpack_panel(panel: &mut [u8], w: Ternary<'_>) {
 /// Transposes an 8 x 8 matrix of i32: result `d` holds value `d` of every row.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn transpose_8x8(r: [__m256i; 8]) -> [__m256i; 8] {
+pub(super) fn transpose_8x8(r: [__m256i; 8]) -> [__m256i; 8] {
     // Four rows at a time: register k holds value k of them in its low lane, value k + 4 in its high one.
     let four = |a: __m256i, b: __m256i, c: __m256i, d: __m256i| {
         let (ab_lo, ab_hi) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));

@@ -9,7 +9,7 @@ use std::cell::Cell;
 
 use super::avx512f16::{attn_mix, attn_scores, gemv_f16};
 use super::avx512gemm::{PAIRS_TILE, TILE, gemm_i2s};
-use super::{Kernels, elementwise};
+use super::{Kernels, Tiling, elementwise};
 use crate::ops::screen::ShadowVector;
 use crate::pages::Lines;
 use crate::quant::act::ActScale;
@@ -35,7 +35,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     name: "avx512",
     ternary: "avx512vnni",
     tri5: "tri5-avx512vnni",
-    tile: TILE,
+    tiling: Tiling::Even(TILE),
     pairs: false,
     pair_up,
     rms_norm,
@@ -68,8 +68,13 @@ pub(super) const KERNELS: Kernels = Kernels {
 };
 
 /// The same, multiplying pairs.
-pub(super) const PAIRS: Kernels =
-    Kernels { name: "avx512-pairs", tile: PAIRS_TILE, pairs: true, gemm_i2s: gemm_i2s::<true>, ..KERNELS };
+pub(super) const PAIRS: Kernels = Kernels {
+    name: "avx512-pairs",
+    tiling: Tiling::Even(PAIRS_TILE),
+    pairs: true,
+    gemm_i2s: gemm_i2s::<true>,
+    ..KERNELS
+};
 
 elementwise!("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c");
 

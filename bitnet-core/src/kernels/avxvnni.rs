@@ -8,7 +8,7 @@ use super::avx2::{
     self, AHEAD, GROUP, PANEL, PICKS_AHEAD, add_to, integer_products, load_i8, load_u8, prefetch, reduce_i32,
     store_tile, unpack_panel,
 };
-use super::{ActTiles, Kernels, scalar};
+use super::{ActTiles, Kernels, Tiling, scalar};
 use crate::ops::screen::{self, ShadowVector};
 use crate::pages::Lines;
 use crate::quant::act::ActScale;
@@ -25,7 +25,7 @@ pub(super) fn supported() -> bool {
 pub(super) const KERNELS: Kernels = Kernels {
     name: "avxvnni",
     ternary: "avxvnni",
-    tile: 6, // twelve sums, two registers of weights, and an activation
+    tiling: Tiling::Even(TILE),
     gemv_i2s,
     gemv_i2s_picked,
     gemm_i2s,
@@ -36,8 +36,12 @@ pub(super) const KERNELS: Kernels = Kernels {
 };
 
 integer_products!(
-    "avxvnni,avx2,fma,f16c", tiles: [6 5 4 3 2 1],
-    avxvnni_gemv_i2s, avxvnni_gemv_i2s_picked, avxvnni_sum_columns, avxvnni_gemm_i2s, avxvnni_dot_u4, avxvnni_dot_u2
+    "avxvnni,avx2,fma,f16c",
+    avxvnni_gemv_i2s,
+    avxvnni_gemv_i2s_picked,
+    avxvnni_sum_columns,
+    avxvnni_dot_u4,
+    avxvnni_dot_u2
 );
 
 /// `sum(code * q)` of a packed row with codes 0 to 3, asking for as many bytes from `ahead` on the way.
@@ -85,6 +89,33 @@ fn add_block(acc: &mut [__m256i; 4], block: &[u8], q: &[i8]) {
 #[target_feature(enable = "avxvnni,avx2,fma,f16c")]
 fn add_fours(acc: __m256i, codes: __m256i, q: __m256i) -> __m256i {
     _mm256_dpbusd_avx_epi32(acc, codes, q)
+}
+
+/// Tokens of a tile: twelve sums, two registers of weights, and an activation.
+const TILE: usize = 6;
+
+/// As in the AVX-512 kernel: a panel of rows is unpacked once, four columns of 8 rows across a register, then every tile
+/// of tokens runs through it with a broadcast activation.
+#[trace_timing(avxvnni_gemm_i2s)]
+#[target_feature(enable = "avxvnni,avx2,fma,f16c")]
+fn gemm_i2s(y: &mut [&mut [f32]], w: Ternary<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Lines<u8>) {
+    panel.resize(PANEL * w.cols());
+    for first in (0..w.rows()).step_by(PANEL) {
+        let n_rows = PANEL.min(w.rows() - first);
+        unpack_panel(panel, w.slice(first, n_rows));
+        for tile in x.tiles() {
+            let y = &mut y[tile.first..][..tile.scales.len()];
+            match tile.scales.len() {
+                6 => store_tile(y, first, n_rows, sum_tile::<6>(panel, tile.q), tile.scales, scale),
+                5 => store_tile(y, first, n_rows, sum_tile::<5>(panel, tile.q), tile.scales, scale),
+                4 => store_tile(y, first, n_rows, sum_tile::<4>(panel, tile.q), tile.scales, scale),
+                3 => store_tile(y, first, n_rows, sum_tile::<3>(panel, tile.q), tile.scales, scale),
+                2 => store_tile(y, first, n_rows, sum_tile::<2>(panel, tile.q), tile.scales, scale),
+                1 => store_tile(y, first, n_rows, sum_tile::<1>(panel, tile.q), tile.scales, scale),
+                n => unreachable!("a tile of {n} tokens"),
+            }
+        }
+    }
 }
 
 /// `sum(code * q)` of the 16 rows of a panel with each of `T` tokens.

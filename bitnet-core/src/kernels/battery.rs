@@ -220,6 +220,40 @@ fn ternary_products_survive_the_largest_sums() {
     }
 }
 
+/// The same where sums are looked up: of many rows and tokens, whose sums leave i16 at different times or never.
+#[test]
+fn products_of_many_tokens_survive_the_largest_sums() {
+    const ROWS: usize = 130;
+    let check = |k: &Kernels, weight: i8, cols: usize, acts: &[i8]| {
+        let packed = i2s::pack(&vec![weight; ROWS * cols]);
+        let q: Vec<i8> = acts.iter().flat_map(|&act| vec![act; cols]).collect();
+        let scale = |&act: &i8| ActScale { s: 1.0, sum: i32::from(act) * cols as i32 };
+        let scales: Vec<ActScale> = acts.iter().map(scale).collect();
+        let mut y = vec![f32::NAN; acts.len() * ROWS];
+        let mut outs: Vec<&mut [f32]> = y.chunks_exact_mut(ROWS).collect();
+        let (w, tokens) = (Ternary::new(&packed, ROWS, cols), Tokens::pack(k, &q, &scales));
+        k.gemm_i2s(&mut outs, w, &tokens.tiles(), 1.0, &mut Lines::default());
+        for (t, (y, &act)) in outs.iter().zip(acts).enumerate() {
+            let expected = f32::from(weight) * f32::from(act) * cols as f32;
+            let all = y.iter().all(|y| *y == expected);
+            assert!(all, "{k:?} token {t} of {}, {cols} x {weight} * {act}: {:?}", acts.len(), &y[..8]);
+        }
+    };
+    for k in std::iter::once(scalar()).chain(others()) {
+        for (n, cols) in [16, 33].into_iter().flat_map(|n| [128, 256, 384, 4096].map(|cols| (n, cols))) {
+            let acts: Vec<i8> = (0..n).map(|t| [127, -128, 1, -127, 0, 64][t % 6]).collect();
+            for weight in [-1, 0, 1] {
+                check(k, weight, cols, &acts);
+            }
+        }
+        // Each token alone.
+        for large in 0..32 {
+            let acts: Vec<i8> = (0..32).map(|t| if t == large { -128 } else { 1 }).collect();
+            check(k, -1, 512, &acts);
+        }
+    }
+}
+
 #[test]
 fn five_weights_in_a_byte_give_the_products_of_four() {
     let mut rng = Rng(11);
@@ -266,10 +300,11 @@ fn ternary_matrix_products_equal_their_vector_products() {
     for k in std::iter::once(scalar()).chain(others()) {
         let mut tokens = Tokens::default(); // both of whatever the products before left in them
         let mut panel = Lines::default();
-        for n in (1..=14).chain([25, 37]) {
+        for n in (1..=14).chain([16, 25, 32, 37, 68]) {
             let widest = (n == 2).then_some((2, 1 << 19)); // more groups than 16 bits can count
             let shapes = [(1, 128), (15, 256), (16, 384), (17, 128), (33, 640), (64, 256), (95, 1408)];
-            for (rows, cols) in shapes.into_iter().chain(widest) {
+            let tall = (n > 14).then_some([(128, 128), (141, 640), (333, 2176)]); // as sums are looked up for
+            for (rows, cols) in shapes.into_iter().chain(widest).chain(tall.into_iter().flatten()) {
                 let what = format!("{k:?} {n} x [{rows}, {cols}]");
                 let packed = i2s::pack(&rng.ternary(rows * cols));
                 let w = Ternary::new(&packed, rows, cols);

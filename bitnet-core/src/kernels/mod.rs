@@ -16,6 +16,7 @@
 //! | `self_test.rs` | every kernel executed on this CPU, for `bitnet doctor` |
 //! | `avx2.rs`, `avx512.rs`, `neon.rs` | the same functions for one instruction set |
 //! | `avx2f16.rs` | AVX2 products of f16 values: the head and attention |
+//! | `avx2sums.rs` | the AVX2 product of a ternary matrix with many tokens, its sums looked up |
 //! | `avxvnni.rs` | what AVX-VNNI makes faster of AVX2: products of integers |
 //! | `avx512f16.rs` | AVX-512 products of f16 values: the head and attention |
 //! | `avx512gemm.rs` | the AVX-512 product of a ternary matrix with many tokens, in two ways |
@@ -31,6 +32,8 @@
 mod avx2;
 #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
 mod avx2f16;
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+mod avx2sums;
 #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
 mod avx512;
 #[cfg(all(feature = "cpu", target_arch = "x86_64"))]
@@ -62,7 +65,7 @@ use half::f16;
 pub use isa::Isa;
 use paired::Peak;
 pub use self_test::self_test;
-pub use tiles::{ActTiles, TileMut, Tokens};
+pub use tiles::{ActTiles, TileMut, Tiling, Tokens};
 pub use values::Values;
 
 use crate::ops::rope::Pairing;
@@ -194,8 +197,8 @@ pub struct Kernels {
     ternary: &'static str,
     /// The kernel of products with weights packed five to a byte, by name.
     tri5: &'static str,
-    /// Tokens of a tile in [`ActTiles`].
-    tile: usize,
+    /// How tokens are cut into the tiles of [`ActTiles`].
+    tiling: Tiling,
     /// Whether `gemm_i2s` multiplies pairs.
     pairs: bool,
     pair_up: unsafe fn(&mut [i8], usize, &mut Vec<Peak>) -> i32,
@@ -268,10 +271,10 @@ impl Kernels {
         self.tri5
     }
 
-    /// Largest number of tokens in a tile of [`ActTiles`].
+    /// How tokens are cut into the tiles of [`ActTiles`].
     #[must_use]
-    pub fn tile(&self) -> usize {
-        self.tile
+    pub fn tiling(&self) -> Tiling {
+        self.tiling
     }
 
     /// Whether [`Kernels::gemm_i2s`] multiplies pairs of values: see `paired.rs`.

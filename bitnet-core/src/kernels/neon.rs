@@ -14,7 +14,7 @@ use std::arch::{aarch64::*, asm, is_aarch64_feature_detected};
 
 use half::f16;
 
-use super::{ActTiles, Kernels, Values, elementwise, scalar, tiles::Tile};
+use super::{ActTiles, Kernels, Tiling, Values, elementwise, scalar, tiles::Tile};
 use crate::ops::screen::{self, ShadowVector};
 use crate::pages::Lines;
 use crate::quant::act::ActScale;
@@ -44,7 +44,7 @@ macro_rules! ternary_products {
             name: $name,
             ternary: $name,
             tri5: "tri5-neon",
-            tile: $tile,
+            tiling: Tiling::Even($tile),
             pairs: false,
             pair_up,
             rms_norm,

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{ActTiles, Kernels, Values, elementwise};
+use super::{ActTiles, Kernels, Tiling, Values, elementwise};
 use crate::ops::dot32::reduce_lanes;
 use crate::ops::screen::{self, ShadowVector};
 use crate::pages::Lines;
@@ -18,7 +18,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     name: "scalar",
     ternary: "scalar",
     tri5: "tri5-scalar",
-    tile: 1,
+    tiling: Tiling::Even(1),
     pairs: false,
     pair_up,
     rms_norm,

@@ -62,7 +62,7 @@ impl Bench {
         let weights: Vec<i8> = (0..rows * cols).map(|_| random.below(3) as i8 - 1).collect();
         let packed = i2s::pack(&weights);
         let w = Ternary::new(&packed, rows, cols);
-        let n = k.tile() + 1;
+        let n = k.tiling().size() + 1;
         let (mut q, mut expected) = (vec![0i8; n * cols], vec![0.0; n * rows]);
         let mut scales = Vec::with_capacity(n);
         for (q, y) in q.chunks_exact_mut(cols).zip(expected.chunks_exact_mut(rows)) {

@@ -1,7 +1,7 @@
 //! Quantized activations of several tokens, laid out for matrix products.
 //!
-//! Tokens are cut into tiles of nearly equal size, at most the kernel's `tile` tokens each. Within a tile four
-//! consecutive values of each token stand together, token after token, then the next four:
+//! Tokens are cut into tiles as the kernel's [`Tiling`] says. Within a tile four consecutive values of each token stand
+//! together, token after token, then the next four:
 //!
 //! ```text
 //! tile of T tokens:  t0[0..4] t1[0..4] .. tT[0..4]   t0[4..8] t1[4..8] .. tT[4..8]   ...
@@ -10,17 +10,54 @@
 //! so that a matrix kernel walks one pointer and broadcasts four bytes for each token. A tile of one token is the
 //! plain vector. What the values are, where a kernel multiplies pairs of them, is in `paired.rs`.
 
+use std::ops::Range;
+
 use super::Kernels;
 use super::paired::{self, Peak};
 use crate::pages::Lines;
 use crate::quant::act::ActScale;
 use crate::quant::i2s::BLOCK;
 
+/// How tokens are cut into tiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tiling {
+    /// Into tiles of nearly equal size, at most this.
+    Even(usize),
+    /// Into tiles of one size, and a smaller one of what is left: for a kernel that first makes something of a tile, as
+    /// much for a small one, which every row then uses.
+    Full {
+        /// Tokens of a tile.
+        size: usize,
+        /// Tokens of a tile for which it does.
+        least: usize,
+    },
+}
+
+impl Tiling {
+    /// Tokens of the largest tile.
+    #[must_use]
+    pub fn size(self) -> usize {
+        match self {
+            Tiling::Even(size) | Tiling::Full { size, .. } => size,
+        }
+    }
+
+    /// Tokens of each tile of `n`.
+    fn sizes(self, n: usize) -> impl Iterator<Item = usize> + Clone {
+        let n_tiles = n.div_ceil(self.size());
+        let end = move |i: usize| match self {
+            Tiling::Even(_) => i * n / n_tiles,
+            Tiling::Full { size, .. } => n.min(i * size),
+        };
+        (0..n_tiles).map(move |i| end(i + 1) - end(i))
+    }
+}
+
 /// Quantized activations `[n, cols]` in the tiles of one table of kernels.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tokens {
     cols: usize,
-    tile: usize,
+    tiling: Tiling,
     paired: bool,
     q: Lines<i8>,
     scales: Vec<ActScale>,
@@ -44,7 +81,7 @@ pub struct ActTiles<'a> {
     scales: &'a [ActScale],
     peaks: &'a [Vec<Peak>],
     cols: usize,
-    tile: usize,
+    tiling: Tiling,
     paired: bool,
 }
 
@@ -59,6 +96,13 @@ pub struct Tile<'a> {
     pub scales: &'a [ActScale],
     /// What the values leave out, in the order of the tokens.
     pub peaks: &'a [Peak],
+}
+
+impl Default for Tokens {
+    fn default() -> Tokens {
+        let (q, scales, peaks) = Default::default();
+        Tokens { cols: 0, tiling: Tiling::Even(1), paired: false, q, scales, peaks }
+    }
 }
 
 impl Tokens {
@@ -76,11 +120,11 @@ impl Tokens {
     /// If `cols` is not whole blocks.
     pub fn resize(&mut self, kernels: &Kernels, n: usize, cols: usize) {
         assert!(cols.is_multiple_of(BLOCK), "tokens of {cols} values");
-        (self.cols, self.tile) = (cols, kernels.tile());
+        (self.cols, self.tiling) = (cols, kernels.tiling());
         self.paired = kernels.pairs() && n > 1;
         self.q.resize(n * cols);
         self.scales.resize(n, ActScale { s: 1.0, sum: 0 });
-        let n_tiles = n.div_ceil(self.tile);
+        let n_tiles = n.div_ceil(self.tiling.size());
         self.peaks.resize_with(n_tiles.max(self.peaks.len()), Vec::new);
         self.peaks.iter_mut().for_each(Vec::clear);
     }
@@ -119,7 +163,7 @@ impl Tokens {
     pub fn tiles_mut(&mut self) -> impl Iterator<Item = TileMut<'_>> {
         let (cols, paired) = (self.cols, self.paired);
         let (mut q, mut scales) = (&mut self.q[..], self.scales.as_mut_slice());
-        let sizes = sizes(scales.len(), self.tile);
+        let sizes = self.tiling.sizes(scales.len());
         sizes.zip(&mut self.peaks).map(move |(n, peaks)| {
             peaks.clear();
             let q = q.split_off_mut(..n * cols).expect("q has all tokens");
@@ -142,7 +186,7 @@ impl Tokens {
             scales: &self.scales,
             peaks: &self.peaks,
             cols: self.cols,
-            tile: self.tile,
+            tiling: self.tiling,
             paired: self.paired,
         }
     }
@@ -191,10 +235,32 @@ impl<'a> ActTiles<'a> {
         self.cols
     }
 
+    /// Those of `tokens`, which begin and end where tiles do.
+    ///
+    /// # Panics
+    /// If they do not, or are some of tiles whose sizes depend on how many tokens there are.
+    #[must_use]
+    pub fn slice(self, tokens: Range<usize>) -> ActTiles<'a> {
+        let size = self.tiling.size();
+        let whole = |end: usize| end == self.n() || end.is_multiple_of(size);
+        let all = tokens == (0..self.n());
+        assert!(
+            all || matches!(self.tiling, Tiling::Full { .. }) && whole(tokens.start) && whole(tokens.end),
+            "tokens {tokens:?} of {} in tiles of {size}",
+            self.n()
+        );
+        ActTiles {
+            q: &self.q[tokens.start * self.cols..tokens.end * self.cols],
+            peaks: &self.peaks[tokens.start / size..],
+            scales: &self.scales[tokens],
+            ..self
+        }
+    }
+
     /// Whether they are what `kernels` read. A single token is the same for all.
     #[must_use]
     pub fn are_for(&self, kernels: &Kernels) -> bool {
-        self.n() < 2 || (self.tile == kernels.tile() && self.paired == kernels.pairs())
+        self.n() < 2 || (self.tiling == kernels.tiling() && self.paired == kernels.pairs())
     }
 
     /// The plain vector of token `t`.
@@ -203,7 +269,7 @@ impl<'a> ActTiles<'a> {
     /// If it is not plain: a tile holds more than one token, or pairs.
     #[must_use]
     pub fn single(&self, t: usize) -> (&'a [i8], ActScale) {
-        let plain = !self.paired && (self.tile == 1 || self.n() == 1);
+        let plain = !self.paired && (self.tiling.size() == 1 || self.n() == 1);
         assert!(plain, "activations are packed for several tokens");
         (&self.q[t * self.cols..][..self.cols], self.scales[t])
     }
@@ -230,9 +296,9 @@ impl<'a> ActTiles<'a> {
     }
 
     /// The tiles, in order.
-    pub fn tiles(self) -> impl Iterator<Item = Tile<'a>> {
+    pub fn tiles(self) -> impl Iterator<Item = Tile<'a>> + Clone {
         let mut first = 0;
-        sizes(self.n(), self.tile).zip(self.peaks).map(move |(n, peaks)| {
+        self.tiling.sizes(self.n()).zip(self.peaks).map(move |(n, peaks)| {
             let tile = Tile {
                 first,
                 q: &self.q[first * self.cols..][..n * self.cols],
@@ -243,12 +309,6 @@ impl<'a> ActTiles<'a> {
             tile
         })
     }
-}
-
-/// Tokens of each tile, when `n` are cut into tiles of at most `tile`.
-fn sizes(n: usize, tile: usize) -> impl Iterator<Item = usize> {
-    let n_tiles = n.div_ceil(tile.max(1));
-    (0..n_tiles).map(move |i| (i + 1) * n / n_tiles - i * n / n_tiles)
 }
 
 #[cfg(test)]
@@ -275,7 +335,7 @@ mod tests {
                 }
                 for tile in tiles.tiles() {
                     let size = tile.scales.len();
-                    assert!((1..=kernels.tile()).contains(&size) && tile.peaks.is_empty());
+                    assert!((1..=kernels.tiling().size()).contains(&size) && tile.peaks.is_empty());
                     for (i, &v) in tile.q.iter().enumerate() {
                         let (k, t) = (i / (4 * size) * 4 + i % 4, tile.first + i / 4 % size);
                         assert_eq!(v, q[t * cols + k], "{kernels:?}: value {i} of a tile");
@@ -286,15 +346,51 @@ mod tests {
     }
 
     #[test]
-    fn tiles_differ_by_at_most_one_token() {
-        assert_eq!(sizes(0, 12).count(), 0);
+    fn even_tiles_differ_by_at_most_one_token() {
+        assert_eq!(Tiling::Even(12).sizes(0).count(), 0);
         for (n, tile) in [(1, 1), (128, 12), (128, 10), (7, 4), (512, 10)] {
-            let sizes: Vec<usize> = sizes(n, tile).collect();
+            let sizes: Vec<usize> = Tiling::Even(tile).sizes(n).collect();
             assert_eq!(sizes.iter().sum::<usize>(), n);
             assert!(
                 sizes.iter().all(|&size| size <= tile && size + 1 >= sizes[0]),
                 "{n} by {tile}: {sizes:?}"
             );
+        }
+    }
+
+    #[test]
+    fn full_tiles_leave_the_rest_to_one() {
+        for (n, size, expected) in
+            [(0, 32, &[][..]), (1, 32, &[1]), (32, 32, &[32]), (70, 32, &[32, 32, 6]), (3, 1, &[1; 3])]
+        {
+            assert_eq!(
+                Tiling::Full { size, least: 1 }.sizes(n).collect::<Vec<_>>(),
+                expected,
+                "{n} by {size}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_slice_has_the_tiles_of_its_tokens() {
+        let (n, cols) = (70, 128);
+        for kernels in Kernels::all() {
+            let q: Vec<i8> = (0..n * cols).map(|i| (i * 37 + i / 91) as i8).collect();
+            let tokens = Tokens::pack(kernels, &q, &vec![ActScale { s: 2.0, sum: 0 }; n]);
+            let tiles = tokens.tiles();
+            let mut parts: Vec<Range<usize>> = std::iter::once(0..n).collect();
+            if let Tiling::Full { size, .. } = tiles.tiling {
+                parts.extend([0..size, size..2 * size, size..n, n / size * size..n]);
+            }
+            for part in parts {
+                let slice = tiles.slice(part.clone());
+                assert_eq!(slice.n(), part.len());
+                for t in part.clone() {
+                    let mut row = vec![0; cols];
+                    slice.unpack(t - part.start, &mut row);
+                    assert_eq!(row, q[t * cols..][..cols], "{kernels:?}: token {t} of {part:?}");
+                }
+            }
         }
     }
 }

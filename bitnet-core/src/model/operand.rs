@@ -52,7 +52,7 @@ impl Operand {
             n,
             cols,
             tokens: Tokens::with_capacity(kernels, n, q_cols)?,
-            rows: Lines::zeroed(n.div_ceil(kernels.tile()).checked_mul(q_cols)?)?,
+            rows: Lines::zeroed(n.div_ceil(kernels.tiling().size()).checked_mul(q_cols)?)?,
             float: floats()?,
             rounded: floats()?,
         })
@@ -113,7 +113,7 @@ impl Operand {
         kept: bool,
     ) -> impl Iterator<Item = Part<'a>> {
         let (cols, q_cols) = (self.cols, self.cols.next_multiple_of(BLOCK));
-        let n_tiles = self.n.div_ceil(kernels.tile());
+        let n_tiles = self.n.div_ceil(kernels.tiling().size());
         self.tokens.resize(kernels, self.n, q_cols);
         self.rows.resize(n_tiles * q_cols);
         self.float.resize(if kept { x.len() } else { n_tiles * cols });

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use super::{Format, Matrix, Packed, Scale};
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, Tiling};
 use crate::model::operand::Operand;
 use crate::pages::Lines;
 use crate::team::{Piece, Share, Team};
@@ -42,7 +42,7 @@ impl Matrix {
                     Packed::Five(w) => kernels.gemv_tri5(y, w.slice(first, y.len()), q, a, scale),
                 }
             }
-            Format::Ternary { .. } => self.multiply_scaled(kernels, first, &mut [y], x),
+            Format::Ternary { .. } => self.multiply_scaled(kernels, (first, 0), &mut [y], x),
             Format::F16 => {
                 let w = &self.halves()[first * self.cols..][..y.len() * self.cols];
                 kernels.gemv_f16(y, w, x.rounded(0));
@@ -58,7 +58,7 @@ impl Matrix {
         }
     }
 
-    /// The same rows for every token of `x`.
+    /// The same rows for tokens `t..` of `x`, as many as there are in `y`.
     #[trace_timing(
         matrix,
         tensor = self.name(),
@@ -66,22 +66,29 @@ impl Matrix {
         bytes = y.first().map_or(0, |y| y.len() * self.row_bytes()),
         macs = y.iter().map(|y| y.len() * self.cols).sum::<usize>()
     )]
-    fn multiply_strip(&self, kernels: &Kernels, first: usize, y: &mut [&mut [f32]], x: &Operand) {
+    fn multiply_strip(
+        &self,
+        kernels: &Kernels,
+        (first, t): (usize, usize),
+        y: &mut [&mut [f32]],
+        x: &Operand,
+    ) {
         let rows = y.first().map_or(0, |y| y.len());
         match self.format {
             Format::Ternary { scale: Scale::One(scale), .. } => {
+                let x = x.tiles().slice(t..t + y.len());
                 PANEL.with_borrow_mut(|panel| match self.packed() {
-                    Packed::Four(w) => kernels.gemm_i2s(y, w.slice(first, rows), &x.tiles(), scale, panel),
-                    Packed::Five(w) => kernels.gemm_tri5(y, w.slice(first, rows), &x.tiles(), scale, panel),
+                    Packed::Four(w) => kernels.gemm_i2s(y, w.slice(first, rows), &x, scale, panel),
+                    Packed::Five(w) => kernels.gemm_tri5(y, w.slice(first, rows), &x, scale, panel),
                 });
             }
-            Format::Ternary { .. } => self.multiply_scaled(kernels, first, y, x),
+            Format::Ternary { .. } => self.multiply_scaled(kernels, (first, t), y, x),
             Format::F16 => {
                 // A few rows at a time, so that every token finds them in the cache.
                 for at in (0..rows).step_by(ROWS_TOGETHER) {
                     let n = ROWS_TOGETHER.min(rows - at);
                     let w = &self.halves()[(first + at) * self.cols..][..n * self.cols];
-                    for (t, y) in y.iter_mut().enumerate() {
+                    for (y, t) in y.iter_mut().zip(t..) {
                         kernels.gemv_f16(&mut y[at..at + n], w, x.rounded(t));
                     }
                 }
@@ -90,7 +97,7 @@ impl Matrix {
                 with_row(self.cols, |row| {
                     for r in 0..rows {
                         self.expand_row(first + r, row);
-                        for (t, y) in y.iter_mut().enumerate() {
+                        for (y, t) in y.iter_mut().zip(t..) {
                             kernels.gemv_f32(&mut y[r..=r], row, x.float(t));
                         }
                     }
@@ -148,8 +155,12 @@ pub fn multiply<const M: usize>(
             }
         });
     } else {
-        let strips = products.into_iter().flat_map(|(m, y)| strips(m, y, strip_rows(m.rows, team)));
-        team.each(strips.collect(), |mut strip: Strip<'_>| strip.multiply(kernels, x));
+        let strips =
+            products.into_iter().flat_map(|(m, y)| strips(m, y, Cut::new(m.rows, x.n(), kernels, team)));
+        let mut strips: Vec<Strip<'_>> = strips.collect();
+        // Those of the same tokens together, so that halves of the list are halves of the work.
+        strips.sort_by_key(|strip| strip.token);
+        team.each(strips, |mut strip| strip.multiply(kernels, x));
     }
 }
 
@@ -170,22 +181,25 @@ pub fn add_product(team: &Team, kernels: &Kernels, (m, y): (&Matrix, &mut [f32])
             });
         });
     } else {
-        team.each(strips(m, y, cached_rows(m.rows, x.n(), team)), |mut strip: Strip<'_>| {
+        team.each(strips(m, y, Cut::cached(m.rows, x.n(), kernels, team)), |mut strip: Strip<'_>| {
             strip.join(m, kernels, x, |y, products| kernels.add(y, products));
         });
     }
 }
 
-/// Some rows of a product, for every token.
+/// Some rows of a product, for some tokens.
 pub(super) struct Strip<'a> {
     matrix: &'a Matrix,
+    /// The first row.
     first: usize,
+    /// The first token.
+    token: usize,
     y: Vec<&'a mut [f32]>,
 }
 
 impl Strip<'_> {
     pub(super) fn multiply(&mut self, kernels: &Kernels, x: &Operand) {
-        self.matrix.multiply_strip(kernels, self.first, &mut self.y, x);
+        self.matrix.multiply_strip(kernels, (self.first, self.token), &mut self.y, x);
     }
 
     /// Takes the product with the strip's rows of `matrix`, in scratch, and for each token `join`s it to what is in `y`.
@@ -197,37 +211,97 @@ impl Strip<'_> {
         join: impl Fn(&mut [f32], &[f32]),
     ) {
         let rows = self.y.first().map_or(0, |y| y.len());
-        with_products(x.n() * rows, |products| {
+        with_products(self.y.len() * rows, |products| {
             let y = products.chunks_exact_mut(rows).collect();
-            let mut scratch = Strip { matrix, first: self.first, y };
+            let mut scratch = Strip { matrix, y, ..*self };
             scratch.multiply(kernels, x);
             self.y.iter_mut().zip(scratch.y).for_each(|(y, products)| join(y, products));
         });
     }
 }
 
-/// Rows of a strip if there are a few for each thread: enough that the last one to finish is not waited for long.
-fn strip_rows(rows: usize, team: &Team) -> usize {
-    const STRIPS_PER_THREAD: usize = 4;
-    rows.div_ceil(team.len() * STRIPS_PER_THREAD).next_multiple_of(ROWS_TOGETHER)
+/// How a product is cut into strips: of so many rows and so many tokens, or what is left of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cut {
+    rows: usize,
+    tokens: usize,
 }
 
-/// The same of a strip that something is joined to: so few that a cache of the second level still has those of all `n`
-/// tokens when what joins them is there.
-pub(super) fn cached_rows(rows: usize, n: usize, team: &Team) -> usize {
-    const CACHED: usize = 1 << 19;
-    let cached = CACHED / (2 * size_of::<f32>() * n) / ROWS_TOGETHER * ROWS_TOGETHER;
-    cached.clamp(ROWS_TOGETHER, strip_rows(rows, team))
+impl Cut {
+    /// A few strips for each thread: enough that the last one to finish is not waited for long.
+    fn new(rows: usize, n: usize, kernels: &Kernels, team: &Team) -> Cut {
+        const STRIPS_PER_THREAD: usize = 4;
+        Cut::tall(rows, n, kernels.tiling(), team.len()).unwrap_or_else(|| {
+            let rows = rows.div_ceil(team.len() * STRIPS_PER_THREAD).next_multiple_of(ROWS_TOGETHER);
+            Cut { rows, tokens: n }
+        })
+    }
+
+    /// The same of a product that something is joined to: so few rows that a cache of the second level still has those
+    /// of all `n` tokens when what joins them is there.
+    pub(super) fn cached(rows: usize, n: usize, kernels: &Kernels, team: &Team) -> Cut {
+        const CACHED: usize = 1 << 19;
+        Cut::tall(rows, n, kernels.tiling(), team.len()).unwrap_or_else(|| {
+            let cached = CACHED / (2 * size_of::<f32>() * n) / ROWS_TOGETHER * ROWS_TOGETHER;
+            let most = Cut::new(rows, n, kernels, team).rows;
+            Cut { rows: cached.clamp(ROWS_TOGETHER, most), tokens: n }
+        })
+    }
+
+    /// For a kernel that makes something of a tile of tokens, which every row of a strip then uses: tiles are cut before
+    /// rows.
+    fn tall(rows: usize, n: usize, tiling: Tiling, n_threads: usize) -> Option<Cut> {
+        /// Sums of a tile for as many rows are half of a second-level cache.
+        const MOST_ROWS: usize = 4096;
+        let Tiling::Full { size, least } = tiling else { return None };
+        if n < least {
+            return None;
+        }
+        let n_tiles = n.div_ceil(size);
+        let tokens = n_tiles.div_ceil(n_tiles.min(n_threads)) * size;
+        let n_strips = n_threads.div_ceil(n.div_ceil(tokens)).max(rows.div_ceil(MOST_ROWS));
+        Some(Cut { rows: rows.div_ceil(n_strips).next_multiple_of(ROWS_TOGETHER), tokens })
+    }
 }
 
-/// Cuts a product into strips of so many rows, or what is left of them.
-pub(super) fn strips<'a>(matrix: &'a Matrix, y: &'a mut [f32], rows: usize) -> Vec<Strip<'a>> {
-    let mut strips: Vec<Strip<'_>> =
-        (0..matrix.rows).step_by(rows).map(|first| Strip { matrix, first, y: Vec::new() }).collect();
-    for token in y.chunks_exact_mut(matrix.rows) {
-        for (strip, y) in strips.iter_mut().zip(token.chunks_mut(rows)) {
-            strip.y.push(y);
+/// Cuts a product into strips.
+pub(super) fn strips<'a>(matrix: &'a Matrix, y: &'a mut [f32], cut: Cut) -> Vec<Strip<'a>> {
+    let mut strips = Vec::new();
+    for (i, tokens) in y.chunks_mut(cut.tokens * matrix.rows).enumerate() {
+        let before = strips.len();
+        let (token, firsts) = (i * cut.tokens, (0..matrix.rows).step_by(cut.rows));
+        strips.extend(firsts.map(|first| Strip { matrix, first, token, y: Vec::new() }));
+        for y in tokens.chunks_exact_mut(matrix.rows) {
+            for (strip, y) in strips[before..].iter_mut().zip(y.chunks_mut(cut.rows)) {
+                strip.y.push(y);
+            }
         }
     }
     strips
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_tables_are_made_tokens_are_cut_before_rows() {
+        let tiling = Tiling::Full { size: 32, least: 16 };
+        let cut = |rows, n, n_threads| Cut::tall(rows, n, tiling, n_threads);
+        assert_eq!(cut(2560, 15, 2), None);
+        assert_eq!(Cut::tall(2560, 512, Tiling::Even(12), 2), None);
+        for ((rows, n, n_threads), (strip_rows, tokens)) in [
+            ((2560, 128, 1), (2560, 128)),
+            ((2560, 128, 2), (2560, 64)),
+            ((2560, 20, 2), (1280, 32)),
+            ((6912, 128, 2), (3456, 64)),
+            ((2560, 70, 2), (2560, 64)),
+            ((2560, 128, 8), (1280, 32)),
+            ((2560, 128, 3), (1280, 64)),
+            ((640, 512, 8), (640, 64)),
+        ] {
+            let expected = Some(Cut { rows: strip_rows, tokens });
+            assert_eq!(cut(rows, n, n_threads), expected, "{rows} rows, {n} tokens, {n_threads} threads");
+        }
+    }
 }

@@ -11,17 +11,24 @@
 //! the same bits everywhere, and slow; no such file is known, since models are trained with one scale for a matrix.
 
 use super::{Format, Matrix, Scale};
-use crate::kernels::Kernels;
+use crate::kernels::{ActTiles, Kernels};
 use crate::model::operand::Operand;
 use crate::pages::Lines;
 use crate::quant::act::ActScale;
 use crate::quant::i2s::Ternary;
 
 impl Matrix {
-    /// Rows `first..` of `W x`, for every token of `x`.
+    /// Rows `first..` of `W x`, for tokens `t..` of `x`.
     ///
     /// - `y`: for each token, as many rows, overwritten
-    pub(super) fn multiply_scaled(&self, kernels: &Kernels, first: usize, y: &mut [&mut [f32]], x: &Operand) {
+    pub(super) fn multiply_scaled(
+        &self,
+        kernels: &Kernels,
+        (first, t): (usize, usize),
+        y: &mut [&mut [f32]],
+        x: &Operand,
+    ) {
+        let x = x.tiles().slice(t..t + y.len());
         let rows = y.first().map_or(0, |y| y.len());
         let w = self.ternary().slice(first, rows);
         let per_row = self.codes.scales.len() / self.rows.max(1);
@@ -30,10 +37,10 @@ impl Matrix {
             Format::Ternary { scale: Scale::Rows, .. } => {
                 match y {
                     [y] if x.n() == 1 => {
-                        let (q, a) = x.tiles().single(0);
+                        let (q, a) = x.single(0);
                         kernels.gemv_i2s(y, w, q, a, 1.0); // a product with 1 rounds nothing
                     }
-                    _ => kernels.gemm_i2s(y, w, &x.tiles(), 1.0, &mut Lines::default()),
+                    _ => kernels.gemm_i2s(y, w, &x, 1.0, &mut Lines::default()),
                 }
                 for y in y {
                     for (y, scale) in y.iter_mut().zip(scales) {
@@ -41,7 +48,7 @@ impl Matrix {
                     }
                 }
             }
-            _ => self.multiply_blocks(kernels, w, scales.chunks_exact(per_row), y, x),
+            _ => self.multiply_blocks(kernels, w, scales.chunks_exact(per_row), y, &x),
         }
     }
 
@@ -51,11 +58,11 @@ impl Matrix {
         w: Ternary<'_>,
         scales: impl Iterator<Item = &'a [f32]> + Clone,
         y: &mut [&mut [f32]],
-        x: &Operand,
+        x: &ActTiles<'_>,
     ) {
         let mut vector = vec![0; w.cols()];
         for (t, y) in y.iter_mut().enumerate() {
-            let s = x.tiles().unpack(t, &mut vector);
+            let s = x.unpack(t, &mut vector);
             for ((r, y), scales) in y.iter_mut().enumerate().zip(scales.clone()) {
                 let block = self.cols / scales.len();
                 let blocks = w.row(r).chunks_exact(block / 4).zip(vector.chunks_exact(block));

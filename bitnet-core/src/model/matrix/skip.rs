@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::product::{ROWS_TOGETHER, Strip, add_product, cached_rows, strips, with_products};
+use super::product::{Cut, ROWS_TOGETHER, Strip, add_product, strips, with_products};
 use super::{Format, Matrix, Packed, Scale};
 use crate::kernels::Kernels;
 use crate::model::config::Activation;
@@ -195,7 +195,8 @@ pub fn multiply_gated(
         Activation::Silu => kernels.silu_mul(gate, up),
     };
     if x.n() > 1 {
-        return team.each(strips(gate, y, cached_rows(gate.rows, x.n(), team)), |mut strip: Strip<'_>| {
+        let cut = Cut::cached(gate.rows, x.n(), kernels, team);
+        return team.each(strips(gate, y, cut), |mut strip: Strip<'_>| {
             strip.multiply(kernels, x);
             strip.join(up, kernels, x, combine);
         });
