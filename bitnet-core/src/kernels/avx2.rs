@@ -8,10 +8,10 @@
 use std::arch::x86_64::*;
 
 use super::avx2f16::{attn_mix, attn_scores, gemv_f16};
-use super::{Kernels, avx2sums, elementwise, scalar};
+use super::{Kernels, avx2, avx2sums, elementwise, scalar};
 use crate::ops::screen::{self, ShadowVector};
 use crate::quant::act::ActScale;
-use crate::quant::columns::{self, Columns, Group};
+use crate::quant::columns::{self, Columns};
 use crate::quant::i2s::{self, Ternary};
 use crate::trace::trace_timing;
 
@@ -71,15 +71,20 @@ pub(super) const GROUP: usize = 16;
 /// Rows of a panel: two registers of 8 sums.
 pub(super) const PANEL: usize = 16;
 
-/// The products of integers with one vector, of one table, but for the loops that multiply: `dot_row`, `dot_row_u4` and
-/// `add_fours` of the module that calls it.
+/// The products of integers with one vector, of one table, but for the loops that multiply: `sum_row` and `dot_row_u4` of
+/// the module that calls it.
 macro_rules! integer_products {
-    ($feature:literal, $gemv:ident, $picked:ident, $columns:ident, $u4:ident, $u2:ident) => {
+    ($feature:literal, $gemv:ident, $picked:ident, $u4:ident, $u2:ident $(,)?) => {
         #[trace_timing($gemv)]
         #[target_feature(enable = $feature)]
         fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
-            for (y, row) in y.iter_mut().zip(w.bytes().chunks_exact(w.row_bytes())) {
-                *y = scalar::rescale(dot_row(row, row.as_ptr().wrapping_add(AHEAD), q) - a.sum, a.s, scale);
+            // Sums of four rows go on together.
+            for (y, rows) in y.chunks_mut(4).zip(w.bytes().chunks(4 * w.row_bytes())) {
+                let mut sums = [_mm256_setzero_si256(); 4];
+                for (sum, row) in sums.iter_mut().zip(rows.chunks_exact(w.row_bytes())) {
+                    *sum = sum_row(row, row.as_ptr().wrapping_add(AHEAD), q);
+                }
+                avx2::store_four(y, avx2::reduce_four(sums), a, scale);
             }
         }
 
@@ -88,72 +93,9 @@ macro_rules! integer_products {
         fn gemv_i2s_picked(y: &mut [f32], w: Ternary<'_>, picked: &[u32], q: &[i8], a: ActScale, scale: f32) {
             for (i, &r) in picked.iter().enumerate() {
                 let later = picked.get(i + PICKS_AHEAD).copied().unwrap_or(r);
-                let dot = dot_row(w.row(r as usize), w.row(later as usize).as_ptr(), q);
+                let dot = reduce_i32(sum_row(w.row(r as usize), w.row(later as usize).as_ptr(), q));
                 y[r as usize] = scalar::rescale(dot - a.sum, a.s, scale);
             }
-        }
-
-        #[trace_timing($columns)]
-        #[target_feature(enable = $feature)]
-        fn sum_columns(sums: &mut [i32], w: Columns<'_>, picked: &[u32], q: &[i8]) {
-            let (sums, _) = sums.as_chunks_mut::<{ columns::LINE_ROWS }>();
-            for first in (0..picked.len()).step_by(GROUP) {
-                let group = columns::group::<GROUP>(w, &picked[first..], q);
-                for (line, sums) in sums.iter_mut().enumerate() {
-                    for column in group.ahead {
-                        if let Some(line) = column.get(line) {
-                            prefetch(line.as_ptr());
-                        }
-                    }
-                    let (eights, _) = sums.as_chunks_mut::<8>();
-                    for half in 0..2 {
-                        let (low, high) =
-                            (sum_half::<false>(&group, line, half), sum_half::<true>(&group, line, half));
-                        for (k, acc) in low.iter().chain(&high).enumerate() {
-                            let to = |place: usize| 8 * k + 2 * place + half;
-                            add_to(&mut eights[to(0)], acc[0]);
-                            add_to(&mut eights[to(1)], _mm256_srai_epi32::<2>(acc[1]));
-                            add_to(&mut eights[to(2)], _mm256_srai_epi32::<4>(acc[2]));
-                            add_to(&mut eights[to(3)], _mm256_srai_epi32::<6>(acc[3]));
-                        }
-                    }
-                }
-            }
-        }
-
-        /// The products of half a line of a group's columns, of two of the four registers of fours that it makes: codes where
-        /// they stand, as 1, 4, 16 and 64 times themselves. See [`columns`] for what stands where.
-        #[inline]
-        #[target_feature(enable = $feature)]
-        fn sum_half<const HIGH: bool>(
-            group: &Group<'_, GROUP>,
-            line: usize,
-            half: usize,
-        ) -> [[__m256i; 4]; 2] {
-            let mut acc = [[_mm256_setzero_si256(); 4]; 2];
-            for (quad, &q) in group.columns.as_chunks::<4>().0.iter().zip(&group.q) {
-                let mut halves = [_mm256_setzero_si256(); 4];
-                for (to, column) in halves.iter_mut().zip(quad) {
-                    *to = load_u8(&column[line][32 * half..]);
-                }
-                let [a, b, c, d] = halves;
-                let (ab, cd) = if HIGH {
-                    (_mm256_unpackhi_epi8(a, b), _mm256_unpackhi_epi8(c, d))
-                } else {
-                    (_mm256_unpacklo_epi8(a, b), _mm256_unpacklo_epi8(c, d))
-                };
-                let (fours, q) =
-                    ([_mm256_unpacklo_epi16(ab, cd), _mm256_unpackhi_epi16(ab, cd)], _mm256_set1_epi32(q));
-                for (acc, codes) in acc.iter_mut().zip(fours) {
-                    for (acc, mask) in
-                        acc.iter_mut().zip([0b0000_0011_u8, 0b0000_1100, 0b0011_0000, 0b1100_0000])
-                    {
-                        let codes = _mm256_and_si256(codes, _mm256_set1_epi8(mask.cast_signed()));
-                        *acc = add_fours(*acc, codes, q);
-                    }
-                }
-            }
-            acc
         }
 
         #[trace_timing($u4)]
@@ -170,31 +112,24 @@ macro_rules! integer_products {
             let row = |r: u32| &w[r as usize * (x.len() / 4)..][..x.len() / 4];
             for (i, (y, &r)) in y.iter_mut().zip(picked).enumerate() {
                 let later = row(picked.get(i + PICKS_AHEAD).copied().unwrap_or(r)).as_ptr();
-                *y = f64::from(dot_row(row(r), later, x));
+                *y = f64::from(reduce_i32(sum_row(row(r), later, x)));
             }
         }
     };
 }
 pub(super) use integer_products;
 
-integer_products!(
-    "avx2,fma,f16c",
-    avx2_gemv_i2s,
-    avx2_gemv_i2s_picked,
-    avx2_sum_columns,
-    avx2_dot_u4,
-    avx2_dot_u2
-);
+integer_products!("avx2,fma,f16c", avx2_gemv_i2s, avx2_gemv_i2s_picked, avx2_dot_u4, avx2_dot_u2);
 
 // ------------------------------------------------------------------------------------ ternary matrix x vector
 
 /// Blocks whose products fit i16 lanes: a block adds at most 4 * 2 * 3 * 128 = 3072 to each.
 const I16_BLOCKS: usize = 10;
 
-/// `sum(code * q)` of a packed row with codes 0 to 3, asking for as many bytes from `ahead` on the way.
+/// `sum(code * q)` of a packed row with codes 0 to 3, in parts, asking for as many bytes from `ahead` on the way.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_row(row: &[u8], ahead: *const u8, q: &[i8]) -> i32 {
+fn sum_row(row: &[u8], ahead: *const u8, q: &[i8]) -> __m256i {
     let mut sum = _mm256_setzero_si256();
     let runs = row.chunks(I16_BLOCKS * i2s::BLOCK_BYTES).zip(q.chunks(I16_BLOCKS * i2s::BLOCK));
     for (run, (row, q)) in runs.enumerate() {
@@ -207,7 +142,7 @@ fn dot_row(row: &[u8], ahead: *const u8, q: &[i8]) -> i32 {
         }
         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(acc, _mm256_set1_epi16(1)));
     }
-    reduce_i32(sum)
+    sum
 }
 
 /// Asks for the cache line at an address that need not be one of ours.
@@ -256,11 +191,28 @@ pub(super) fn reduce_i32(v: __m256i) -> i32 {
     _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32::<1>(v)))
 }
 
-/// Adds four neighbouring products of bytes to each lane, two of which fit i16: codes stand for at most 128.
+/// The sums of the eight i32 lanes of each.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_fours(acc: __m256i, codes: __m256i, q: __m256i) -> __m256i {
-    _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, q), _mm256_set1_epi16(1)))
+pub(super) fn reduce_four(v: [__m256i; 4]) -> __m128i {
+    let halves = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+    _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves))
+}
+
+/// Up to 4 results from the sums of codes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn store_four(y: &mut [f32], sums: __m128i, a: ActScale, scale: f32) {
+    let dots = _mm_cvtepi32_ps(_mm_sub_epi32(sums, _mm_set1_epi32(a.sum)));
+    let out = _mm_mul_ps(_mm_div_ps(dots, _mm_set1_ps(a.s)), _mm_set1_ps(scale));
+    let mut values = [0.0_f32; 4];
+    // SAFETY: 4 writable values by type; this store accepts any alignment.
+    unsafe { _mm_storeu_ps(values.as_mut_ptr(), out) };
+    let n = y.len();
+    match y.first_chunk_mut() {
+        Some(y) => *y = values,
+        None => y.copy_from_slice(&values[..n]),
+    }
 }
 
 #[inline]
@@ -271,6 +223,69 @@ pub(super) fn add_to(sums: &mut [i32; 8], more: __m256i) {
     let sum = _mm256_add_epi32(before, more);
     // SAFETY: 8 writable values by type; this store accepts any alignment.
     unsafe { _mm256_storeu_si256(sums.as_mut_ptr().cast(), sum) };
+}
+
+// ---------------------------------------------------------------------------------- ternary columns x vector
+
+#[trace_timing(avx2_sum_columns)]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn sum_columns(sums: &mut [i32], w: Columns<'_>, picked: &[u32], q: &[i8]) {
+    let (sums, _) = sums.as_chunks_mut::<{ columns::LINE_ROWS }>();
+    for first in (0..picked.len()).step_by(GROUP) {
+        let group = columns::group::<GROUP>(w, &picked[first..], q);
+        for (line, sums) in sums.iter_mut().enumerate() {
+            for column in group.ahead {
+                if let Some(line) = column.get(line) {
+                    prefetch(line.as_ptr());
+                }
+            }
+            let lines = group.columns.map(|column| &column[line]);
+            let (eights, _) = sums.as_chunks_mut::<8>();
+            for half in 0..2 {
+                for (j, acc) in sum_half(&lines, &group.q, half).into_iter().enumerate() {
+                    for (place, sums) in acc.into_iter().enumerate() {
+                        let sign = _mm256_srai_epi16::<15>(sums);
+                        let to = |k: usize| 8 * k + 2 * place + half;
+                        add_to(&mut eights[to(2 * j)], _mm256_unpacklo_epi16(sums, sign));
+                        add_to(&mut eights[to(2 * j + 1)], _mm256_unpackhi_epi16(sums, sign));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The products of half a line of a group's columns: those with the codes at each of four places in a byte, of the two
+/// registers that two columns make. See [`columns`] for what stands where.
+///
+/// Sums fit i16: a lane takes `2 * 2 * 128` of each of eight pairs of columns, or four times that where codes are
+/// multiplied at bits 3 and 2.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn sum_half(lines: &[&[u8; columns::LINE]; GROUP], q: &[i32; GROUP], half: usize) -> [[__m256i; 4]; 2] {
+    let (ones, fours) = (_mm256_set1_epi8(0b0011), _mm256_set1_epi8(0b1100));
+    let mut acc = [[_mm256_setzero_si256(); 4]; 2];
+    for (i, pair) in lines.as_chunks::<2>().0.iter().enumerate() {
+        let [a, b] = [load_u8(&pair[0][32 * half..]), load_u8(&pair[1][32 * half..])];
+        let q = _mm256_set1_epi16((q[i / 2] >> (16 * (i % 2))) as i16);
+        for (acc, codes) in acc.iter_mut().zip([_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)]) {
+            let upper = _mm256_srli_epi16::<4>(codes);
+            let places = [
+                _mm256_and_si256(codes, ones),
+                _mm256_and_si256(codes, fours),
+                _mm256_and_si256(upper, ones),
+                _mm256_and_si256(upper, fours),
+            ];
+            for (acc, codes) in acc.iter_mut().zip(places) {
+                *acc = _mm256_add_epi16(*acc, _mm256_maddubs_epi16(codes, q));
+            }
+        }
+    }
+    for acc in &mut acc {
+        acc[1] = _mm256_srai_epi16::<2>(acc[1]);
+        acc[3] = _mm256_srai_epi16::<2>(acc[3]);
+    }
+    acc
 }
 
 // ------------------------------------------------------------------------------------ ternary matrix x matrix
@@ -406,36 +421,55 @@ pub(super) fn transpose_8x8(r: [__m256i; 8]) -> [__m256i; 8] {
 
 // ------------------------------------------------------------------------------------------------ screened head
 
-/// Runs whose products fit i16 lanes: one adds at most 2 * 2 * 2 * 15 * 128 = 15 360 to each.
-const I16_RUNS: usize = 2;
-
 /// One row with the two halves of the vector; no sum of one of them exceeds `15 * 128 * 65536`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dot_row_u4(w: &[u8], x: &ShadowVector) -> f64 {
-    const BYTES: usize = screen::RUN / 2;
-    let four_bits = _mm256_set1_epi8(15);
+    let (runs, last) = w.as_chunks::<BYTES>().0.as_chunks::<2>();
+    let (high, last_high) = x.high.as_chunks::<{ screen::RUN }>().0.as_chunks::<2>();
+    let (low, last_low) = x.low.as_chunks::<{ screen::RUN }>().0.as_chunks::<2>();
     let mut sums = [_mm256_setzero_si256(); 2];
-    let runs = w.chunks(I16_RUNS * BYTES);
-    let halves = x.high.chunks(I16_RUNS * screen::RUN).zip(x.low.chunks(I16_RUNS * screen::RUN));
-    for (w, (high, low)) in runs.zip(halves) {
-        let mut acc = [_mm256_setzero_si256(); 2];
-        for (i, w) in w.as_chunks::<BYTES>().0.iter().enumerate() {
-            prefetch(w.as_ptr().wrapping_add(AHEAD));
-            for at in [0, 32] {
-                let w = load_u8(&w[at..]);
-                let first = _mm256_and_si256(w, four_bits);
-                let second = _mm256_and_si256(_mm256_srli_epi16::<4>(w), four_bits);
-                let at = i * screen::RUN + at;
-                for (acc, x) in acc.iter_mut().zip([high, low]) {
-                    *acc = _mm256_add_epi16(*acc, _mm256_maddubs_epi16(first, load_i8(&x[at..])));
-                    *acc = _mm256_add_epi16(*acc, _mm256_maddubs_epi16(second, load_i8(&x[at + BYTES..])));
-                }
+    for ((runs, high), low) in runs.iter().zip(high).zip(low) {
+        add_runs(&mut sums, runs, [high, low]);
+    }
+    if let ([run], [high], [low]) = (last, last_high, last_low) {
+        add_runs(&mut sums, &[*run], [&[*high], &[*low]]);
+    }
+    let both = _mm256_hadd_epi32(sums[0], sums[1]);
+    let both = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256::<1>(both));
+    let both = _mm_hadd_epi32(both, both);
+    let (high, low) = (_mm_cvtsi128_si32(both), _mm_extract_epi32::<1>(both));
+    (256 * i64::from(high) + i64::from(low)) as f64
+}
+
+/// Bytes of a run of values.
+const BYTES: usize = screen::RUN / 2;
+
+/// Adds one or two runs of a row times the two halves of the vector, of which a run adds at most `2 * 2 * 2 * 15 * 128 =
+/// 15 360` to an i16 lane.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_runs<const N: usize>(
+    sums: &mut [__m256i; 2],
+    runs: &[[u8; BYTES]; N],
+    x: [&[[i8; screen::RUN]; N]; 2],
+) {
+    const { assert!(N * 15_360 <= i16::MAX as usize, "sums of so many runs fit i16") };
+    let four_bits = _mm256_set1_epi8(15);
+    let mut acc = [_mm256_setzero_si256(); 2];
+    for (i, run) in runs.iter().enumerate() {
+        prefetch(run.as_ptr().wrapping_add(AHEAD));
+        for at in [0, 32] {
+            let w = load_u8(&run[at..]);
+            let first = _mm256_and_si256(w, four_bits);
+            let second = _mm256_and_si256(_mm256_srli_epi16::<4>(w), four_bits);
+            for (acc, x) in acc.iter_mut().zip(x) {
+                *acc = _mm256_add_epi16(*acc, _mm256_maddubs_epi16(first, load_i8(&x[i][at..])));
+                *acc = _mm256_add_epi16(*acc, _mm256_maddubs_epi16(second, load_i8(&x[i][at + BYTES..])));
             }
         }
-        for i in 0..2 {
-            sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(acc[i], _mm256_set1_epi16(1)));
-        }
     }
-    (256 * i64::from(reduce_i32(sums[0])) + i64::from(reduce_i32(sums[1]))) as f64
+    for (sum, acc) in sums.iter_mut().zip(acc) {
+        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(acc, _mm256_set1_epi16(1)));
+    }
 }

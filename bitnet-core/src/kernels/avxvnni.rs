@@ -39,19 +39,18 @@ integer_products!(
     "avxvnni,avx2,fma,f16c",
     avxvnni_gemv_i2s,
     avxvnni_gemv_i2s_picked,
-    avxvnni_sum_columns,
     avxvnni_dot_u4,
     avxvnni_dot_u2
 );
 
-/// `sum(code * q)` of a packed row with codes 0 to 3, asking for as many bytes from `ahead` on the way.
+/// `sum(code * q)` of a packed row with codes 0 to 3, in parts, asking for as many bytes from `ahead` on the way.
 ///
 /// Two blocks at a time, in sums of their own, since one waits for the last. The codes are multiplied where they stand,
 /// as 64, 16, 4 and 1 times themselves: a lane takes at most `4 * 192 * 128` for each 256 weights, which fits i32 up to 5
 /// million columns.
 #[inline]
 #[target_feature(enable = "avxvnni,avx2,fma,f16c")]
-fn dot_row(row: &[u8], ahead: *const u8, q: &[i8]) -> i32 {
+fn sum_row(row: &[u8], ahead: *const u8, q: &[i8]) -> __m256i {
     let mut acc = [[_mm256_setzero_si256(); 4]; 2];
     let (pairs, last) = row.as_chunks::<{ 2 * i2s::BLOCK_BYTES }>();
     let (pairs_q, last_q) = q.as_chunks::<{ 2 * i2s::BLOCK }>();
@@ -70,7 +69,7 @@ fn dot_row(row: &[u8], ahead: *const u8, q: &[i8]) -> i32 {
     // Each sum is a multiple of the place its codes stood at, so that the shifts lose nothing.
     let high = _mm256_add_epi32(_mm256_srai_epi32::<6>(sums[0]), _mm256_srai_epi32::<4>(sums[1]));
     let low = _mm256_add_epi32(_mm256_srai_epi32::<2>(sums[2]), sums[3]);
-    reduce_i32(_mm256_add_epi32(high, low))
+    _mm256_add_epi32(high, low)
 }
 
 /// Adds the products of one block of codes with its four groups of activations, each to a sum of its own.
@@ -89,6 +88,63 @@ fn add_block(acc: &mut [__m256i; 4], block: &[u8], q: &[i8]) {
 #[target_feature(enable = "avxvnni,avx2,fma,f16c")]
 fn add_fours(acc: __m256i, codes: __m256i, q: __m256i) -> __m256i {
     _mm256_dpbusd_avx_epi32(acc, codes, q)
+}
+
+#[trace_timing(avxvnni_sum_columns)]
+#[target_feature(enable = "avxvnni,avx2,fma,f16c")]
+fn sum_columns(sums: &mut [i32], w: Columns<'_>, picked: &[u32], q: &[i8]) {
+    let (sums, _) = sums.as_chunks_mut::<{ columns::LINE_ROWS }>();
+    for first in (0..picked.len()).step_by(GROUP) {
+        let group = columns::group::<GROUP>(w, &picked[first..], q);
+        for (line, sums) in sums.iter_mut().enumerate() {
+            for column in group.ahead {
+                if let Some(line) = column.get(line) {
+                    prefetch(line.as_ptr());
+                }
+            }
+            let (eights, _) = sums.as_chunks_mut::<8>();
+            for half in 0..2 {
+                let (low, high) =
+                    (sum_half::<false>(&group, line, half), sum_half::<true>(&group, line, half));
+                for (k, acc) in low.iter().chain(&high).enumerate() {
+                    let to = |place: usize| 8 * k + 2 * place + half;
+                    add_to(&mut eights[to(0)], acc[0]);
+                    add_to(&mut eights[to(1)], _mm256_srai_epi32::<2>(acc[1]));
+                    add_to(&mut eights[to(2)], _mm256_srai_epi32::<4>(acc[2]));
+                    add_to(&mut eights[to(3)], _mm256_srai_epi32::<6>(acc[3]));
+                }
+            }
+        }
+    }
+}
+
+/// The products of half a line of a group's columns, of two of the four registers of fours that it makes: codes where
+/// they stand, as 1, 4, 16 and 64 times themselves. See [`columns`] for what stands where.
+#[inline]
+#[target_feature(enable = "avxvnni,avx2,fma,f16c")]
+fn sum_half<const HIGH: bool>(group: &Group<'_, GROUP>, line: usize, half: usize) -> [[__m256i; 4]; 2] {
+    let mut acc = [[_mm256_setzero_si256(); 4]; 2];
+    for (quad, &q) in group.columns.as_chunks::<4>().0.iter().zip(&group.q) {
+        let mut halves = [_mm256_setzero_si256(); 4];
+        for (to, column) in halves.iter_mut().zip(quad) {
+            *to = load_u8(&column[line][32 * half..]);
+        }
+        let [a, b, c, d] = halves;
+        let (ab, cd) = if HIGH {
+            (_mm256_unpackhi_epi8(a, b), _mm256_unpackhi_epi8(c, d))
+        } else {
+            (_mm256_unpacklo_epi8(a, b), _mm256_unpacklo_epi8(c, d))
+        };
+        let (fours, q) =
+            ([_mm256_unpacklo_epi16(ab, cd), _mm256_unpackhi_epi16(ab, cd)], _mm256_set1_epi32(q));
+        for (acc, codes) in acc.iter_mut().zip(fours) {
+            for (acc, mask) in acc.iter_mut().zip([0b0000_0011_u8, 0b0000_1100, 0b0011_0000, 0b1100_0000]) {
+                let codes = _mm256_and_si256(codes, _mm256_set1_epi8(mask.cast_signed()));
+                *acc = add_fours(*acc, codes, q);
+            }
+        }
+    }
+    acc
 }
 
 /// Tokens of a tile: twelve sums, two registers of weights, and an activation.
