@@ -208,6 +208,12 @@ fn a_dense_matrix_among_ternary_ones() {
             check(&with_dense(&folder, &model, name, ty), FEW);
         }
     }
+    // So many tokens that threads share them, where a kernel is for that.
+    for ty in [DenseType::F32, DenseType::F16, DenseType::Q8_0] {
+        for name in ["blk.0.attn_k.weight", "blk.0.ffn_up.weight", "blk.0.ffn_down.weight"] {
+            check_tokens(&with_dense(&folder, &model, name, ty), 70, &[(3, 70)]);
+        }
+    }
     // What is multiplied and what lets it through, for either function between them.
     for arch in ["bitnet-b1.58", "llama"] {
         let model = synthesized(&folder, SynthShape::Tiny, arch);

@@ -442,7 +442,7 @@ impl Kernels {
     /// `y_t = scale * (w · q_t) / s_t` for each token `t`: a ternary matrix times several quantized vectors.
     ///
     /// - `y`: for each token, `[rows]`, overwritten; `w`: `[rows, cols]`; `x`: `[n, cols]` in tiles of
-    ///   [`Kernels::tile`]
+    ///   [`Kernels::tiling`]
     /// - `panel`: scratch for unpacked weights, of any length
     ///
     /// Of a code 3, which is no ternary weight, the products are unspecified: where pairs are multiplied it overflows a
