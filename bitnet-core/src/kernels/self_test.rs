@@ -29,8 +29,9 @@ pub fn self_test(isa: Isa) -> Result<()> {
 
 fn test_table(kernels: &'static Kernels) -> Result<()> {
     let bench = Bench { kernels, scalar: Kernels::for_isa(Isa::Scalar)? };
-    // Rows that leave remainders of every row group, columns of one block, an odd number of them and a real width.
-    for (rows, cols) in [(1, 128), (37, 384), (67, 2560)] {
+    // Rows that leave remainders of every row group, and as many as sums are looked up for; columns of one block, an odd
+    // number of them and a real width.
+    for (rows, cols) in [(1, 128), (37, 384), (67, 2560), (131, 384)] {
         bench.ternary(rows, cols)?;
         bench.dense(rows, cols)?;
     }
