@@ -144,7 +144,7 @@ mod tests {
             let values = cache.values(1, head, n);
             for d in 0..HEAD_DIM {
                 let mut found = Vec::new();
-                for (first, tiles) in values.rows(d) {
+                for (first, [tiles]) in values.rows([d]) {
                     assert_eq!(first, found.len());
                     found.extend_from_slice(tiles.as_flattened());
                 }

@@ -224,7 +224,7 @@ fn mix<const H: usize>(out: &mut [f32], v: Values<'_>, p: &[f32]) {
     for d in (0..head_dim).step_by(2) {
         let second = (d + 1).min(head_dim - 1);
         let mut acc = [[_mm512_setzero_ps(); 2]; 8];
-        for ((first, a), (_, b)) in v.rows(d).zip(v.rows(second)) {
+        for (first, [a, b]) in v.rows([d, second]) {
             for (i, (a, b)) in (first / 32..).zip(a.iter().zip(b)) {
                 for tile in [a, b] {
                     prefetch(tile.as_ptr().cast::<u8>().wrapping_add(2 * ROW * DIMENSIONS_AHEAD));

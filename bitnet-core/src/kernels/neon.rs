@@ -619,7 +619,7 @@ fn mix<const H: usize>(out: &mut [f32], v: Values<'_>, p: &[f32]) {
     let (n_pad, head_dim) = (v.n_pad(), v.head_dim());
     for d in 0..head_dim {
         let mut acc = [[vdupq_n_f32(0.0); 8]; H];
-        for (first, tiles) in v.rows(d) {
+        for (first, [tiles]) in v.rows([d]) {
             for (i, tile) in tiles.iter().enumerate() {
                 mix_tile(&mut acc, tile, &p[first + 32 * i..], n_pad);
             }

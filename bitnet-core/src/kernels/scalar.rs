@@ -174,7 +174,7 @@ fn attn_mix(out: &mut [f32], v: Values<'_>, p: &[f32]) {
         for (d, out) in out.iter_mut().enumerate() {
             let mut acc = [0.0_f32; 32];
             let rest = v.rest(d).map(|(_, tile)| tile);
-            let tiles = v.rows(d).flat_map(|(_, tiles)| tiles).chain(&rest);
+            let tiles = v.rows([d]).flat_map(|(_, [tiles])| tiles).chain(&rest);
             for (tile, p) in tiles.zip(p.as_chunks::<32>().0) {
                 for lane in 0..32 {
                     acc[lane] += tile[lane].to_f32() * p[lane];

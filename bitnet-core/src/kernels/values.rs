@@ -39,13 +39,20 @@ impl<'a> Values<'a> {
         self.head_dim
     }
 
-    /// For each row of dimension `d` its first position, and its whole tiles.
+    /// For each row of these dimensions its first position, and the whole tiles of each.
     #[inline(always)]
-    pub fn rows(&self, d: usize) -> impl Iterator<Item = (usize, &'a [[f16; PAD]])> + use<'a> {
+    pub fn rows<const D: usize>(
+        &self,
+        dims: [usize; D],
+    ) -> impl Iterator<Item = (usize, [&'a [[f16; PAD]]; D])> + use<'a, D> {
         let Values { rows, n, head_dim } = *self;
         rows.chunks_exact(ROW * head_dim).zip((0..).step_by(ROW)).map(move |(row, first)| {
             let n_tiles = ((n - first) / PAD).min(ROW / PAD);
-            (first, &row[d * ROW..][..ROW].as_chunks().0[..n_tiles])
+            let mut tiles = [&[][..]; D];
+            for (tiles, d) in tiles.iter_mut().zip(dims) {
+                *tiles = &row[d * ROW..][..ROW].as_chunks().0[..n_tiles];
+            }
+            (first, tiles)
         })
     }
 
