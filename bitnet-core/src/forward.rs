@@ -9,7 +9,7 @@ use crate::kernels::Kernels;
 use crate::kv_cache::KvCache;
 use crate::model::config::Config;
 use crate::model::head::{Screen, Screening, Sifted};
-use crate::model::matrix::{Skipped, Skipping, add_product, add_sparse_product, multiply, multiply_gated};
+use crate::model::matrix::{Skipped, Workspace, add_product, add_sparse_product, multiply, multiply_gated};
 use crate::model::operand::{Norm, Operand, Wants};
 use crate::model::weights::{Layer, wants};
 use crate::model::{Logits, Model};
@@ -34,7 +34,7 @@ pub struct Activations {
     cos: Lines<f32>,
     sin: Lines<f32>,
     logits: Vec<f32>,
-    skipping: Skipping,
+    work: Workspace,
     screening: Screening,
     wants: Wants,
 }
@@ -76,7 +76,7 @@ impl Activations {
             cos: batch_of(c.rope.n_rot / 2)?,
             sin: batch_of(c.rope.n_rot / 2)?,
             logits: vec![0.0; c.n_vocab],
-            skipping: Skipping::default(),
+            work: Workspace::default(),
             screening: Screening::default(),
             wants: wants(model.weights().layers.iter().flat_map(Layer::matrices)),
         })
@@ -89,7 +89,7 @@ impl Activations {
 
     /// What steps of one token left unread so far.
     pub(crate) fn skipped(&self) -> Skipped {
-        self.skipping.skipped()
+        self.work.skipped()
     }
 
     /// The logits of the last call of [`Step::logits`].
@@ -139,7 +139,7 @@ impl Step<'_> {
     fn batch(&mut self, x: &mut [f32], first: usize) -> bool {
         let c = self.model.config();
         let n = x.len() / c.n_embd;
-        self.act.skipping.step(n);
+        self.act.work.step(n);
         let half = c.rope.n_rot / 2;
         for t in 0..n {
             let angles = t * half..(t + 1) * half;
@@ -161,13 +161,13 @@ impl Step<'_> {
     fn attention(&mut self, x: &mut [f32], i: usize, w: &Layer, first: usize) {
         let (c, team, kernels) = (self.model.config(), self.team, self.model.kernels());
         let n = x.len() / c.n_embd;
-        let Activations { q, k, v, attn, scores, operand, cos, sin, wants, .. } = &mut *self.act;
+        let Activations { q, k, v, attn, scores, operand, cos, sin, work, wants, .. } = &mut *self.act;
         let (q, k, v) =
             (&mut q[..n * c.n_embd_attn()], &mut k[..n * c.n_embd_kv()], &mut v[..n * c.n_embd_kv()]);
         let (cos, sin) = (&cos[..n * c.rope.n_rot / 2], &sin[..n * c.rope.n_rot / 2]);
 
         operand.load(team, kernels, x, rms(&w.attn_norm, c), c.n_embd, *wants);
-        multiply(team, kernels, [(&w.attn_q, q), (&w.attn_k, k), (&w.attn_v, v)], operand);
+        multiply(team, kernels, [(&w.attn_q, q), (&w.attn_k, k), (&w.attn_v, v)], operand, work);
         rotate_and_round(team, kernels, q, cos, sin, c); //                      [n, n_head * head_dim]
         rotate_and_round(team, kernels, k, cos, sin, c); //                      [n, n_head_kv * head_dim]
         self.cache.store(team, i, self.pos, k, v);
@@ -183,21 +183,21 @@ impl Step<'_> {
         attention.run(team, attn, scores); //                                    [n, n_head * head_dim]
 
         operand.load(team, kernels, attn, sub_norm(&w.attn_sub_norm, c), c.n_embd_attn(), *wants);
-        add_product(team, kernels, (&w.attn_output, x), operand); //             [n, n_embd]
+        add_product(team, kernels, (&w.attn_output, x), operand, work); //       [n, n_embd]
     }
 
     #[trace_timing]
     fn feed_forward(&mut self, x: &mut [f32], w: &Layer) {
         let (c, team, kernels) = (self.model.config(), self.team, self.model.kernels());
         let n = x.len() / c.n_embd;
-        let Activations { ff, operand, wants, skipping, .. } = &mut *self.act;
+        let Activations { ff, operand, work, wants, .. } = &mut *self.act;
         let ff = &mut ff[..n * c.n_ff];
 
         operand.load(team, kernels, x, rms(&w.ffn_norm, c), c.n_embd, *wants);
         let gated = (&w.ffn_gate, &w.ffn_up, &mut *ff); //                       [n, n_ff]
-        multiply_gated(team, kernels, c.activation, gated, operand, skipping);
+        multiply_gated(team, kernels, c.activation, gated, operand, work);
         operand.load(team, kernels, ff, sub_norm(&w.ffn_sub_norm, c), c.n_ff, *wants);
-        add_sparse_product(team, kernels, (&w.ffn_down, x), operand, skipping); // [n, n_embd]
+        add_sparse_product(team, kernels, (&w.ffn_down, x), operand, work); //   [n, n_embd]
     }
 
     /// Logits of new token `t`, `[n_vocab]`: all of them, or those that may be among the largest, the rest minus
@@ -205,14 +205,14 @@ impl Step<'_> {
     pub(crate) fn logits(&mut self, t: usize, wanted: Logits, screen: Option<&Screen>) {
         let (w, c, team, kernels) =
             (self.model.weights(), self.model.config(), self.team, self.model.kernels());
-        let Activations { x, operand, logits, screening, .. } = &mut *self.act;
+        let Activations { x, operand, logits, screening, work, .. } = &mut *self.act;
         let x = &x[t * c.n_embd..][..c.n_embd];
         operand.load(team, kernels, x, rms(&w.output_norm, c), c.n_embd, wants([w.head()]));
         match (wanted, screen) {
             (Logits::Top(k), Some(screen)) => {
                 screen.top(k, w.head(), (team, kernels), logits, operand.rounded(0), screening);
             }
-            _ => multiply(team, kernels, [(w.head(), logits)], operand),
+            _ => multiply(team, kernels, [(w.head(), logits)], operand, work),
         }
     }
 }

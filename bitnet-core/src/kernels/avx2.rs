@@ -45,6 +45,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     gemv_i2s,
     gemv_i2s_picked,
     gemm_i2s: avx2sums::gemm_i2s,
+    preparation: Some(avx2sums::PREPARATION),
     pack_columns,
     sum_columns,
     join_sums,

@@ -11,8 +11,8 @@
 //! from the cache of the second level; then come the tables of the next 16 columns.
 //!
 //! **Places.** A byte has four weights as codes 0 to 2 in two bits each; its place in a table is the number that has the
-//! same codes for digits in base 3. Places of the same columns are brought together for all rows, once for all tiles; as
-//! they are needed for the first, so that memory has time to bring what comes next.
+//! same codes for digits in base 3. The places of a step are brought together for all rows of a piece, once for all
+//! tiles and threads: what these kernels make of rows, as `prepared.rs` has it.
 //!
 //! **Range.** A lane has i16, and sums go on to i32 before they could leave that. When that is, the activations tell:
 //! no sum exceeds the sum of their magnitudes so far.
@@ -25,6 +25,7 @@ use std::arch::x86_64::*;
 use super::avx2::{
     PANEL, TOGETHER, load_u8, prefetch, store_eight, store_tile, sum_tile, transpose_8x8, unpack_panel,
 };
+use super::prepared::{self, Preparation, Prepared};
 use super::tiles::Tile;
 use super::{ActTiles, Tiling};
 use crate::pages::Lines;
@@ -37,20 +38,15 @@ const TILE: usize = 32;
 const LEAST_TOKENS: usize = 16;
 /// Both.
 pub(super) const TILING: Tiling = Tiling::Full { size: TILE, least: LEAST_TOKENS };
-/// Rows for which they are.
-const LEAST_ROWS: usize = 128;
 /// Sums in a table: of four activations times -1, 0 or 1.
 const SUMS: usize = 81;
 /// Bytes of a row whose tables are made at a time.
 const STEP: usize = 4;
 /// Steps of a block.
 const STEPS: usize = i2s::BLOCK_BYTES / STEP;
-/// Bytes of a row whose places are found at a time: a cache line, to read it once.
-const LINE: usize = 64;
-/// Steps of a line.
-const LINE_STEPS: usize = LINE / STEP;
-/// Rows looked up between requests for what is next.
-const RUN: usize = 64;
+/// From the places of a step to those of the next: an odd number of cache lines, so that the steps of a block begin in
+/// different sets of a cache.
+const STRIDE: usize = prepared::ROWS + 16;
 /// Entries of a step's tables, and after them as many as a place of 7 bits could be too large by.
 const ENTRIES: usize = STEP * SUMS + 128 - SUMS;
 
@@ -61,6 +57,10 @@ type WideSums = [u8; 4 * TILE];
 /// Where the sums of a row are in the tables of a step.
 type Places = [u8; STEP];
 
+/// Pieces are `[cols / 16, STRIDE]` places.
+pub(super) const PREPARATION: Preparation =
+    Preparation { piece_bytes: |cols| cols / 4 * STRIDE, prepare, gemm: gemm_prepared };
+
 #[trace_timing(avx2_gemm_i2s)]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn gemm_i2s(
@@ -70,13 +70,17 @@ pub(super) fn gemm_i2s(
     scale: f32,
     panel: &mut Lines<u8>,
 ) {
-    let looked_up = |tile: &Tile<'_>| tile.scales.len() >= LEAST_TOKENS && w.rows() >= LEAST_ROWS;
+    let looked_up = |tile: &Tile<'_>| tile.scales.len() >= LEAST_TOKENS && w.rows() >= prepared::ROWS;
     if x.tiles().any(|tile| looked_up(&tile)) {
-        let mut work = Work::new(panel, w);
-        for (i, tile) in x.tiles().filter(looked_up).enumerate() {
-            work.add_tile(tile, Some(w).filter(|_| i == 0));
-            work.store(&mut y[tile.first..][..tile.scales.len()], w.rows(), tile, scale);
-        }
+        let n_bytes = w.rows().div_ceil(prepared::ROWS) * (PREPARATION.piece_bytes)(w.cols());
+        panel.resize(n_bytes + Work::n_bytes(w.rows()));
+        let (places, scratch) = panel.split_at_mut(n_bytes);
+        prepare(places, w);
+        Work::new(scratch, Prepared::new(places, w.rows(), w.cols())).run(
+            y,
+            x.tiles().filter(looked_up),
+            scale,
+        );
     }
     if !x.tiles().all(|tile| looked_up(&tile)) {
         multiply(y, w, x.tiles().filter(|tile| !looked_up(tile)), scale, panel);
@@ -85,61 +89,100 @@ pub(super) fn gemm_i2s(
 
 // ------------------------------------------------------------------------------------------------- looked up
 
+#[trace_timing(avx2_gemm_prepared)]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn gemm_prepared(y: &mut [&mut [f32]], w: Prepared<'_>, x: &ActTiles<'_>, scale: f32, panel: &mut Lines<u8>) {
+    panel.resize(Work::n_bytes(w.rows()));
+    Work::new(panel, w).run(y, x.tiles(), scale);
+}
+
+/// The places of all rows; those past the last, up to a multiple of 16, are copies of it, and others anything.
+#[trace_timing(avx2_prepare)]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn prepare(prepared: &mut [u8], w: Ternary<'_>) {
+    let pieces = prepared.chunks_exact_mut((PREPARATION.piece_bytes)(w.cols()));
+    for (piece, first) in pieces.zip((0..).step_by(prepared::ROWS)) {
+        let rows = w.slice(first, prepared::ROWS.min(w.rows() - first));
+        find_places(piece.as_chunks_mut().0, rows);
+    }
+}
+
+/// The places of up to [`prepared::ROWS`] rows.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn find_places(places: &mut [Places], w: Ternary<'_>) {
+    let (bytes, row_bytes) = (w.bytes(), w.row_bytes());
+    for first in (0..w.rows()).step_by(16) {
+        let blocks = places.chunks_exact_mut(STEPS * STRIDE);
+        for (block, places) in (0..row_bytes).step_by(i2s::BLOCK_BYTES).zip(blocks) {
+            // Sixteen rows are more streams than the hardware follows: as many bytes of the next ones, in their order.
+            for line in (0..16 * i2s::BLOCK_BYTES).step_by(64) {
+                prefetch(bytes.as_ptr().wrapping_add((first + 16) * row_bytes + 16 * block + line));
+            }
+            let mut halves = [[_mm256_setzero_si256(); 8]; 2];
+            for (h, half) in halves.iter_mut().enumerate() {
+                for (r, row) in half.iter_mut().enumerate() {
+                    let row_number = (first + 8 * h + r).min(w.rows() - 1);
+                    *row = in_base_3(load_u8(&bytes[row_number * row_bytes + block..]));
+                }
+                *half = transpose_8x8(*half);
+            }
+            for (d, places) in places.chunks_exact_mut(STRIDE).enumerate() {
+                // A whole cache line at a time.
+                let places = &mut places[first..first + 16];
+                store_256(places[..8].as_flattened_mut(), halves[0][d]);
+                store_256(places[8..].as_flattened_mut(), halves[1][d]);
+            }
+        }
+    }
+}
+
 /// What a strip of rows needs while sums are looked up.
 struct Work<'a> {
+    w: Prepared<'a>,
     tables: &'a mut [Sums; ENTRIES],
     /// `[rows]`, filled up to whole registers: what each row has taken lately.
     sums: &'a mut [Sums],
     /// `[rows]`: what it had taken before.
     wide: &'a mut [WideSums],
-    /// `[cols / 16, rows]`, with some after the last row.
-    places: &'a mut [Places],
-    /// From the places of a step to those of the next.
-    stride: usize,
 }
 
 impl<'a> Work<'a> {
-    /// In memory of `panel`, for the rows of `w`.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    fn new(panel: &'a mut Lines<u8>, w: Ternary<'_>) -> Work<'a> {
-        let rows = w.rows().next_multiple_of(8);
-        // An odd number of cache lines, so that the steps of a block begin in different sets of a cache.
-        let stride = rows.next_multiple_of(32) + 16;
-        let n_places = w.row_bytes() / STEP * stride;
-        panel.resize(
-            ENTRIES * size_of::<Sums>()
-                + rows * (size_of::<Sums>() + size_of::<WideSums>())
-                + n_places * STEP,
-        );
-        let (tables, rest) = panel.split_at_mut(ENTRIES * size_of::<Sums>());
-        let (sums, rest) = rest.split_at_mut(rows * size_of::<Sums>());
-        let (wide, places) = rest.split_at_mut(rows * size_of::<WideSums>());
+    /// Memory for so many rows.
+    fn n_bytes(rows: usize) -> usize {
+        ENTRIES * size_of::<Sums>() + rows.next_multiple_of(8) * (size_of::<Sums>() + size_of::<WideSums>())
+    }
+
+    /// - `scratch`: as many bytes as they need
+    fn new(scratch: &'a mut [u8], w: Prepared<'a>) -> Work<'a> {
+        let (tables, rest) = scratch.split_at_mut(ENTRIES * size_of::<Sums>());
+        let (sums, wide) = rest.split_at_mut(w.rows().next_multiple_of(8) * size_of::<Sums>());
         Work {
+            w,
             tables: tables.as_chunks_mut().0.first_chunk_mut().expect("as many were asked for"),
             sums: sums.as_chunks_mut().0,
             wide: wide.as_chunks_mut().0,
-            places: places.as_chunks_mut().0,
-            stride,
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn run<'b>(&mut self, y: &mut [&mut [f32]], tiles: impl Iterator<Item = Tile<'b>>, scale: f32) {
+        for tile in tiles {
+            self.add_tile(tile);
+            self.store(&mut y[tile.first..][..tile.scales.len()], tile, scale);
         }
     }
 
     /// Takes the sums of every row and the tokens of `tile`.
-    ///
-    /// - `w`: for the first tile, the rows, whose places are not known yet
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn add_tile(&mut self, tile: Tile<'_>, w: Option<Ternary<'_>>) {
+    fn add_tile(&mut self, tile: Tile<'_>) {
         self.sums.fill([0; _]);
         self.wide.fill([0; _]);
         let n = tile.scales.len();
         let groups = tile.q.as_chunks::<4>().0;
+        let (places, _) = self.w.bytes().as_chunks::<STEP>();
+        let n_steps = self.w.cols() / 4 / STEP;
         let mut range = [_mm256_setzero_si256(); 2];
-        for step in 0..self.places.len() / self.stride {
-            let places = &mut self.places[step * self.stride..];
-            if let Some(w) = w
-                && step.is_multiple_of(LINE_STEPS)
-            {
-                find_places(places, self.stride, w, step / LINE_STEPS);
-            }
+        for step in 0..n_steps {
             // The four bytes of a step have a group of activations each, of every quarter of the block.
             let first = step / STEPS * (i2s::BLOCK / 4) + step % STEPS;
             let mut x = [[[_mm256_setzero_si256(); 2]; STEP]; 4];
@@ -155,10 +198,10 @@ impl<'a> Work<'a> {
                 let table = self.tables[byte * SUMS..].first_chunk_mut().expect("a table for each byte");
                 make_table(table, [x[0][byte], x[1][byte], x[2][byte], x[3][byte]]);
             }
-            for (i, (sums, places)) in self.sums.chunks_mut(RUN).zip(places.chunks(RUN)).enumerate() {
-                if let Some(w) = w {
-                    ask_for_next_line(w, i * RUN, step);
-                }
+            let pieces = places.chunks_exact(n_steps * STRIDE);
+            for (sums, piece) in self.sums.chunks_mut(prepared::ROWS).zip(pieces) {
+                let places = &piece[step * STRIDE..][..prepared::ROWS];
+                ask_for(places.as_ptr().wrapping_add(n_steps * STRIDE));
                 look_up(sums, places, self.tables);
             }
         }
@@ -169,9 +212,9 @@ impl<'a> Work<'a> {
     ///
     /// - `y`: `[n]` tokens' `rows`
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn store(&self, y: &mut [&mut [f32]], rows: usize, tile: Tile<'_>, scale: f32) {
+    fn store(&self, y: &mut [&mut [f32]], tile: Tile<'_>, scale: f32) {
         for (i, eight) in self.wide.as_chunks::<8>().0.iter().enumerate() {
-            let rows = 8 * i..rows.min(8 * i + 8);
+            let rows = 8 * i..self.w.rows().min(8 * i + 8);
             for (j, y) in y.chunks_mut(8).enumerate() {
                 let mut sums = [_mm256_setzero_si256(); 8];
                 for (sums, row) in sums.iter_mut().zip(eight) {
@@ -185,42 +228,12 @@ impl<'a> Work<'a> {
     }
 }
 
-/// The places of cache line `line` of every row of `w`, those of a step together; rows past the last are copies of it.
-///
-/// - `places`: from the line's first step on
-#[target_feature(enable = "avx2,fma,f16c")]
-fn find_places(places: &mut [Places], stride: usize, w: Ternary<'_>, line: usize) {
-    let (bytes, row_bytes) = (w.bytes(), w.row_bytes());
-    let line = line * LINE..row_bytes.min((line + 1) * LINE);
-    for first in (0..w.rows()).step_by(16) {
-        for block in line.clone().step_by(i2s::BLOCK_BYTES) {
-            let mut halves = [[_mm256_setzero_si256(); 8]; 2];
-            for (h, half) in halves.iter_mut().enumerate() {
-                for (r, row) in half.iter_mut().enumerate() {
-                    let row_number = (first + 8 * h + r).min(w.rows() - 1);
-                    *row = in_base_3(load_u8(&bytes[row_number * row_bytes + block..]));
-                }
-                *half = transpose_8x8(*half);
-            }
-            let step = (block - line.start) / STEP;
-            for d in 0..STEPS {
-                // A whole cache line at a time.
-                let places = &mut places[(step + d) * stride + first..][..16];
-                store_256(places[..8].as_flattened_mut(), halves[0][d]);
-                store_256(places[8..].as_flattened_mut(), halves[1][d]);
-            }
-        }
-    }
-}
-
-/// Asks for the next cache line of some rows of the run from `first` on: at the line's last step, all have been asked for.
+/// Asks for the places of a step of a piece.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn ask_for_next_line(w: Ternary<'_>, first: usize, step: usize) {
-    const ROWS: usize = RUN / LINE_STEPS;
-    let first = first + step % LINE_STEPS * ROWS;
-    for row in first..w.rows().min(first + ROWS) {
-        prefetch(w.row(row).as_ptr().wrapping_add((step / LINE_STEPS + 1) * LINE));
+fn ask_for(places: *const Places) {
+    for line in (0..prepared::ROWS * STEP).step_by(64) {
+        prefetch(places.cast::<u8>().wrapping_add(line));
     }
 }
 

@@ -54,6 +54,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     gemv_i2s,
     gemv_i2s_picked,
     gemm_i2s: gemm_i2s::<false>,
+    preparation: None,
     pack_columns,
     sum_columns,
     join_sums,

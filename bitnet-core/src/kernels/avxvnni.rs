@@ -29,6 +29,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     gemv_i2s,
     gemv_i2s_picked,
     gemm_i2s,
+    preparation: None,
     sum_columns,
     dot_u4,
     dot_u2,

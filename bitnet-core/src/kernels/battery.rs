@@ -351,6 +351,56 @@ fn ternary_matrix_products_equal_their_vector_products() {
 }
 
 #[test]
+fn prepared_rows_give_the_same_products_whole_and_in_parts() {
+    use super::prepared::{Prepared, ROWS};
+
+    let mut rng = Rng(12);
+    let prepares = |k: &&Kernels| k.prepared_bytes(ROWS, 128, 64) > 0;
+    for k in others().into_iter().filter(prepares) {
+        assert_eq!((k.prepared_bytes(ROWS - 1, 128, 64), k.prepared_bytes(ROWS, 128, 1)), (0, 0), "{k:?}");
+        let (mut panel, mut codes) = (Lines::default(), Vec::new());
+        for (n, (rows, cols)) in [16, 37, 64]
+            .into_iter()
+            .flat_map(|n| [(128, 128), (141, 640), (333, 1408)].map(|shape| (n, shape)))
+        {
+            let packed = i2s::pack(&rng.ternary(rows * cols));
+            let w = Ternary::new(&packed, rows, cols);
+            let mut q = vec![0; n * cols];
+            let scales: Vec<ActScale> =
+                q.chunks_exact_mut(cols).map(|q| scalar().quantize(q, &rng.floats(cols, 2.0))).collect();
+            let tokens = Tokens::pack(k, &q, &scales);
+            let mut expected = vec![0.0; n * rows];
+            for ((y, q), a) in expected.chunks_exact_mut(rows).zip(q.chunks_exact(cols)).zip(&scales) {
+                scalar().gemv_i2s(y, w, q, *a, 0.37);
+            }
+            let mut fives = vec![0; rows * tri5::row_bytes(cols)];
+            for (r, row) in fives.chunks_exact_mut(tri5::row_bytes(cols)).enumerate() {
+                k.pack_tri5(row, w.row(r));
+            }
+            let mut prepared =
+                [vec![1; k.prepared_bytes(rows, cols, n)], vec![2; k.prepared_bytes(rows, cols, n)]];
+            k.prepare(&mut prepared[0], w);
+            k.prepare_tri5(&mut prepared[1], Tri5::new(&fives, rows, cols), &mut codes);
+            for prepared in &prepared {
+                let prepared = Prepared::new(prepared, rows, cols);
+                for first in (0..rows).step_by(ROWS) {
+                    for part in [0..first + ROWS.min(rows - first), first..rows] {
+                        let mut y = vec![f32::NAN; n * part.len()];
+                        let mut outs: Vec<&mut [f32]> = y.chunks_exact_mut(part.len()).collect();
+                        let w = prepared.slice(part.start, part.len());
+                        k.gemm_prepared(&mut outs, w, &tokens.tiles(), 0.37, &mut panel);
+                        for (t, (y, expected)) in outs.iter().zip(expected.chunks_exact(rows)).enumerate() {
+                            let what = format_args!("{k:?} {n} x [{rows}, {cols}], rows {part:?}, token {t}");
+                            assert_bits(y, &expected[part.clone()], what);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn products_with_no_tokens_are_none() {
     let packed = i2s::pack(&[1; 128]);
     for k in std::iter::once(scalar()).chain(others()) {

@@ -2,13 +2,12 @@
 
 use std::cell::RefCell;
 
-use super::{ActTiles, Kernels, Tiling};
+use super::{ActTiles, Kernels};
 use crate::pages::Lines;
 use crate::quant::i2s::Ternary;
 use crate::quant::tri5::Tri5;
 
-/// Rows that are unpacked at a time: a multiple of every kernel's panel. All of them for a kernel that makes something
-/// for them first.
+/// Rows that are unpacked at a time: a multiple of every kernel's panel.
 const ROWS: usize = 32;
 
 thread_local! {
@@ -27,14 +26,10 @@ pub(super) fn gemm_unpacked(
     panel: &mut Lines<u8>,
 ) {
     let row_bytes = w.cols() / 4;
-    let together = match kernels.tiling() {
-        Tiling::Even(_) => ROWS,
-        Tiling::Full { .. } => w.rows().max(1),
-    };
     UNPACKED.with_borrow_mut(|codes| {
-        codes.resize(codes.len().max(together * row_bytes), 0);
-        for first in (0..w.rows()).step_by(together) {
-            let n = together.min(w.rows() - first);
+        codes.resize(codes.len().max(ROWS * row_bytes), 0);
+        for first in (0..w.rows()).step_by(ROWS) {
+            let n = ROWS.min(w.rows() - first);
             let codes = &mut codes[..n * row_bytes];
             for (r, codes) in codes.chunks_exact_mut(row_bytes).enumerate() {
                 kernels.unpack_tri5(codes, w.row(first + r));

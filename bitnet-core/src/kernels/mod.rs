@@ -10,6 +10,7 @@
 //! | `isa.rs` | the names, and which table a CPU gets |
 //! | `tiles.rs` | how the activations of several tokens lie in memory for a matrix product |
 //! | `paired.rs` | what those activations are where one multiplication makes two products |
+//! | `prepared.rs` | what is made of a matrix's rows before many tokens are multiplied with them |
 //! | `fives.rs` | products with weights five to a byte, where no kernel reads them as they are |
 //! | `values.rs` | how the values of past positions lie in memory for attention |
 //! | `scalar.rs` | the definition |
@@ -55,6 +56,7 @@ mod isa;
 #[cfg(all(feature = "cpu", target_arch = "aarch64"))]
 mod neon;
 pub mod paired;
+pub mod prepared;
 mod scalar;
 mod self_test;
 mod tiles;
@@ -64,6 +66,7 @@ use half::f16;
 
 pub use isa::Isa;
 use paired::Peak;
+use prepared::Preparation;
 pub use self_test::self_test;
 pub use tiles::{ActTiles, TileMut, Tiling, Tokens};
 pub use values::Values;
@@ -218,6 +221,8 @@ pub struct Kernels {
     gemv_i2s: unsafe fn(&mut [f32], Ternary<'_>, &[i8], ActScale, f32),
     gemv_i2s_picked: PickedGemv,
     gemm_i2s: Gemm,
+    /// `None` where rows are taken as they are.
+    preparation: Option<Preparation>,
     pack_columns: unsafe fn(&mut [u8], Ternary<'_>, usize),
     sum_columns: unsafe fn(&mut [i32], Columns<'_>, &[u32], &[i8]),
     join_sums: unsafe fn(&mut [f32], &[i32], ActScale, f32),

@@ -63,6 +63,7 @@ macro_rules! ternary_products {
             gemv_i2s,
             gemv_i2s_picked,
             gemm_i2s,
+            preparation: None,
             pack_columns,
             sum_columns,
             join_sums,

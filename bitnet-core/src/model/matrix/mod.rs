@@ -3,16 +3,20 @@
 //! - `open`: a tensor's claims, checked, and what its type means here
 //! - `place`: ternary weights in large pages of our own, four or five to a byte, and by columns
 //! - `repack`: ternary tensors of other formats, turned into the order kernels read
-//! - `product`: which kernel each format goes to, and how threads share the rows
+//! - `product`: which kernel each format goes to, and how threads share rows and tokens
+//! - `ready`: what kernels make of rows before many tokens are multiplied with them
 //! - `skip`: products that leave out rows or columns which cannot matter
 //! - `scaled`: ternary products whose rows or blocks have scales of their own
+//! - `workspace`: what a session's products need beside what they read and write
 
 mod open;
 mod place;
 mod product;
+mod ready;
 mod repack;
 mod scaled;
 mod skip;
+mod workspace;
 
 use std::sync::Arc;
 
@@ -25,7 +29,9 @@ pub(crate) use self::open::{malformed, not_run, packing};
 pub(super) use self::place::place;
 use self::place::{Packing, Place};
 pub use self::product::{add_product, multiply};
-pub use self::skip::{Skipped, Skipping, add_sparse_product, multiply_gated};
+use self::ready::Ready;
+pub use self::skip::{add_sparse_product, multiply_gated};
+pub use self::workspace::{Skipped, Workspace};
 use crate::error::Result;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::kernels::Kernels;

@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 
-use super::{Format, Matrix, Packed, Scale};
+use super::{Format, Matrix, Packed, Ready, Scale, Workspace};
+use crate::kernels::prepared::{self, Prepared};
 use crate::kernels::{Kernels, Tiling};
 use crate::model::operand::Operand;
 use crate::pages::Lines;
@@ -59,6 +60,8 @@ impl Matrix {
     }
 
     /// The same rows for tokens `t..` of `x`, as many as there are in `y`.
+    ///
+    /// - `prepared`: all rows, if kernels made something of them that they read for these tokens
     #[trace_timing(
         matrix,
         tensor = self.name(),
@@ -72,14 +75,16 @@ impl Matrix {
         (first, t): (usize, usize),
         y: &mut [&mut [f32]],
         x: &Operand,
+        prepared: Option<Prepared<'_>>,
     ) {
         let rows = y.first().map_or(0, |y| y.len());
         match self.format {
             Format::Ternary { scale: Scale::One(scale), .. } => {
                 let x = x.tiles().slice(t..t + y.len());
-                PANEL.with_borrow_mut(|panel| match self.packed() {
-                    Packed::Four(w) => kernels.gemm_i2s(y, w.slice(first, rows), &x, scale, panel),
-                    Packed::Five(w) => kernels.gemm_tri5(y, w.slice(first, rows), &x, scale, panel),
+                PANEL.with_borrow_mut(|panel| match (prepared, self.packed()) {
+                    (Some(w), _) => kernels.gemm_prepared(y, w.slice(first, rows), &x, scale, panel),
+                    (None, Packed::Four(w)) => kernels.gemm_i2s(y, w.slice(first, rows), &x, scale, panel),
+                    (None, Packed::Five(w)) => kernels.gemm_tri5(y, w.slice(first, rows), &x, scale, panel),
                 });
             }
             Format::Ternary { .. } => self.multiply_scaled(kernels, (first, t), y, x),
@@ -141,6 +146,7 @@ pub fn multiply<const M: usize>(
     kernels: &Kernels,
     products: [(&Matrix, &mut [f32]); M],
     x: &Operand,
+    work: &mut Workspace,
 ) {
     for (m, y) in &products {
         assert_eq!(x.cols(), m.cols, "{}: activations are {} wide", m.name(), x.cols());
@@ -155,9 +161,12 @@ pub fn multiply<const M: usize>(
             }
         });
     } else {
-        let strips =
-            products.into_iter().flat_map(|(m, y)| strips(m, y, Cut::new(m.rows, x.n(), kernels, team)));
-        let mut strips: Vec<Strip<'_>> = strips.collect();
+        let ready =
+            Ready::all(products.each_ref().map(|(m, _)| *m), team, kernels, x.n(), &mut work.prepared);
+        let mut strips = Vec::new();
+        for (m, (_, y)) in ready.into_iter().zip(products) {
+            strips.extend(self::strips(m, y, Cut::new(m, x.n(), kernels, team)));
+        }
         // Those of the same tokens together, so that halves of the list are halves of the work.
         strips.sort_by_key(|strip| strip.token);
         team.each(strips, |mut strip| strip.multiply(kernels, x));
@@ -170,7 +179,13 @@ pub fn multiply<const M: usize>(
 ///
 /// # Panics
 /// If a length disagrees with a shape above.
-pub fn add_product(team: &Team, kernels: &Kernels, (m, y): (&Matrix, &mut [f32]), x: &Operand) {
+pub fn add_product(
+    team: &Team,
+    kernels: &Kernels,
+    (m, y): (&Matrix, &mut [f32]),
+    x: &Operand,
+    work: &mut Workspace,
+) {
     assert_eq!(x.cols(), m.cols, "{}: activations are {} wide", m.name(), x.cols());
     assert_eq!(y.len(), x.n() * m.rows, "{}: outputs for {} tokens", m.name(), x.n());
     if x.n() == 1 {
@@ -181,7 +196,8 @@ pub fn add_product(team: &Team, kernels: &Kernels, (m, y): (&Matrix, &mut [f32])
             });
         });
     } else {
-        team.each(strips(m, y, Cut::cached(m.rows, x.n(), kernels, team)), |mut strip: Strip<'_>| {
+        let [m] = Ready::all([m], team, kernels, x.n(), &mut work.prepared);
+        team.each(strips(m, y, Cut::cached(m, x.n(), kernels, team)), |mut strip: Strip<'_>| {
             strip.join(m, kernels, x, |y, products| kernels.add(y, products));
         });
     }
@@ -189,23 +205,26 @@ pub fn add_product(team: &Team, kernels: &Kernels, (m, y): (&Matrix, &mut [f32])
 
 /// Some rows of a product, for some tokens.
 pub(super) struct Strip<'a> {
-    matrix: &'a Matrix,
+    of: Ready<'a>,
     /// The first row.
     first: usize,
     /// The first token.
     token: usize,
+    /// Whether its tokens are those that kernels want prepared rows for.
+    tall: bool,
     y: Vec<&'a mut [f32]>,
 }
 
 impl Strip<'_> {
     pub(super) fn multiply(&mut self, kernels: &Kernels, x: &Operand) {
-        self.matrix.multiply_strip(kernels, (self.first, self.token), &mut self.y, x);
+        let prepared = self.of.prepared().filter(|_| self.tall);
+        self.of.matrix.multiply_strip(kernels, (self.first, self.token), &mut self.y, x, prepared);
     }
 
-    /// Takes the product with the strip's rows of `matrix`, in scratch, and for each token `join`s it to what is in `y`.
+    /// Takes the product with the strip's rows of `other`, in scratch, and for each token `join`s it to what is in `y`.
     pub(super) fn join(
         &mut self,
-        matrix: &Matrix,
+        other: Ready<'_>,
         kernels: &Kernels,
         x: &Operand,
         join: impl Fn(&mut [f32], &[f32]),
@@ -213,69 +232,92 @@ impl Strip<'_> {
         let rows = self.y.first().map_or(0, |y| y.len());
         with_products(self.y.len() * rows, |products| {
             let y = products.chunks_exact_mut(rows).collect();
-            let mut scratch = Strip { matrix, y, ..*self };
+            let mut scratch = Strip { of: other, y, ..*self };
             scratch.multiply(kernels, x);
             self.y.iter_mut().zip(scratch.y).for_each(|(y, products)| join(y, products));
         });
     }
 }
 
-/// How a product is cut into strips: of so many rows and so many tokens, or what is left of them.
+/// How a product is cut into strips.
+///
+/// Where kernels want prepared rows, the tokens of whole tiles come first: strips of one tile, which a kernel makes
+/// tables of for all rows of the strip. Other tokens are together in strips of some rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cut {
+    /// Tokens in tiles.
+    tiled: usize,
+    /// Those of a tile.
+    tile: usize,
+    /// Rows of a strip of a tile.
+    tall: usize,
+    /// Rows of a strip of the other tokens.
     rows: usize,
-    tokens: usize,
 }
 
 impl Cut {
     /// A few strips for each thread: enough that the last one to finish is not waited for long.
-    fn new(rows: usize, n: usize, kernels: &Kernels, team: &Team) -> Cut {
+    fn new(m: Ready<'_>, n: usize, kernels: &Kernels, team: &Team) -> Cut {
         const STRIPS_PER_THREAD: usize = 4;
-        Cut::tall(rows, n, kernels.tiling(), team.len()).unwrap_or_else(|| {
-            let rows = rows.div_ceil(team.len() * STRIPS_PER_THREAD).next_multiple_of(ROWS_TOGETHER);
-            Cut { rows, tokens: n }
-        })
+        let rows = m.matrix.rows;
+        let even = rows.div_ceil(team.len() * STRIPS_PER_THREAD).next_multiple_of(ROWS_TOGETHER);
+        match kernels.tiling() {
+            Tiling::Full { size, least } if m.prepared().is_some() => {
+                let tiled = n - Some(n % size).filter(|&rest| rest < least).unwrap_or(0);
+                Cut { tiled, tile: size, tall: tall(rows, tiled.div_ceil(size), team.len()), rows: even }
+            }
+            _ => Cut { tiled: 0, tile: n.max(1), tall: rows, rows: even },
+        }
     }
 
     /// The same of a product that something is joined to: so few rows that a cache of the second level still has those
-    /// of all `n` tokens when what joins them is there.
-    pub(super) fn cached(rows: usize, n: usize, kernels: &Kernels, team: &Team) -> Cut {
+    /// of all other tokens when what joins them is there.
+    pub(super) fn cached(m: Ready<'_>, n: usize, kernels: &Kernels, team: &Team) -> Cut {
         const CACHED: usize = 1 << 19;
-        Cut::tall(rows, n, kernels.tiling(), team.len()).unwrap_or_else(|| {
-            let cached = CACHED / (2 * size_of::<f32>() * n) / ROWS_TOGETHER * ROWS_TOGETHER;
-            let most = Cut::new(rows, n, kernels, team).rows;
-            Cut { rows: cached.clamp(ROWS_TOGETHER, most), tokens: n }
-        })
-    }
-
-    /// For a kernel that makes something of a tile of tokens, which every row of a strip then uses: tiles are cut before
-    /// rows.
-    fn tall(rows: usize, n: usize, tiling: Tiling, n_threads: usize) -> Option<Cut> {
-        /// Sums of a tile for as many rows are half of a second-level cache.
-        const MOST_ROWS: usize = 4096;
-        let Tiling::Full { size, least } = tiling else { return None };
-        if n < least {
-            return None;
-        }
-        let n_tiles = n.div_ceil(size);
-        let tokens = n_tiles.div_ceil(n_tiles.min(n_threads)) * size;
-        let n_strips = n_threads.div_ceil(n.div_ceil(tokens)).max(rows.div_ceil(MOST_ROWS));
-        Some(Cut { rows: rows.div_ceil(n_strips).next_multiple_of(ROWS_TOGETHER), tokens })
+        let cut = Cut::new(m, n, kernels, team);
+        let cached = CACHED / (2 * size_of::<f32>() * (n - cut.tiled).max(1)) / ROWS_TOGETHER * ROWS_TOGETHER;
+        Cut { rows: cached.clamp(ROWS_TOGETHER, cut.rows), ..cut }
     }
 }
 
+/// Rows of a strip such that of `n_tiles` tiles and as many strips as it takes, the thread with most to do has least:
+/// whole pieces of prepared rows.
+fn tall(rows: usize, n_tiles: usize, n_threads: usize) -> usize {
+    /// Rows whose sums take as long to look up as tables to make.
+    const TABLES: usize = 150;
+    /// Sums of a tile for as many rows are half of a second-level cache.
+    const MOST_ROWS: usize = 4096;
+    let pieces = (1..=rows.min(MOST_ROWS).div_ceil(prepared::ROWS)).rev();
+    pieces
+        .map(|n| n * prepared::ROWS)
+        .min_by_key(|&strip| {
+            let n_strips = n_tiles * rows.div_ceil(strip);
+            n_strips.div_ceil(n_threads) * (strip.min(rows) + TABLES)
+        })
+        .unwrap_or(prepared::ROWS)
+}
+
 /// Cuts a product into strips.
-pub(super) fn strips<'a>(matrix: &'a Matrix, y: &'a mut [f32], cut: Cut) -> Vec<Strip<'a>> {
+pub(super) fn strips<'a>(of: Ready<'a>, y: &'a mut [f32], cut: Cut) -> Vec<Strip<'a>> {
     let mut strips = Vec::new();
-    for (i, tokens) in y.chunks_mut(cut.tokens * matrix.rows).enumerate() {
+    let n_rows = of.matrix.rows;
+    let mut add = |token: usize, rows: usize, y: &'a mut [f32]| {
         let before = strips.len();
-        let (token, firsts) = (i * cut.tokens, (0..matrix.rows).step_by(cut.rows));
-        strips.extend(firsts.map(|first| Strip { matrix, first, token, y: Vec::new() }));
-        for y in tokens.chunks_exact_mut(matrix.rows) {
-            for (strip, y) in strips[before..].iter_mut().zip(y.chunks_mut(cut.rows)) {
+        let tall = token < cut.tiled;
+        let firsts = (0..n_rows).step_by(rows);
+        strips.extend(firsts.map(|first| Strip { of, first, token, tall, y: Vec::new() }));
+        for y in y.chunks_exact_mut(n_rows) {
+            for (strip, y) in strips[before..].iter_mut().zip(y.chunks_mut(rows)) {
                 strip.y.push(y);
             }
         }
+    };
+    let (tiled, others) = y.split_at_mut(cut.tiled * n_rows);
+    for (i, y) in tiled.chunks_mut(cut.tile * n_rows).enumerate() {
+        add(i * cut.tile, cut.tall, y);
+    }
+    if !others.is_empty() {
+        add(cut.tiled, cut.rows, others);
     }
     strips
 }
@@ -285,23 +327,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_tables_are_made_tokens_are_cut_before_rows() {
-        let tiling = Tiling::Full { size: 32, least: 16 };
-        let cut = |rows, n, n_threads| Cut::tall(rows, n, tiling, n_threads);
-        assert_eq!(cut(2560, 15, 2), None);
-        assert_eq!(Cut::tall(2560, 512, Tiling::Even(12), 2), None);
-        for ((rows, n, n_threads), (strip_rows, tokens)) in [
-            ((2560, 128, 1), (2560, 128)),
-            ((2560, 128, 2), (2560, 64)),
-            ((2560, 20, 2), (1280, 32)),
-            ((6912, 128, 2), (3456, 64)),
-            ((2560, 70, 2), (2560, 64)),
-            ((2560, 128, 8), (1280, 32)),
-            ((2560, 128, 3), (1280, 64)),
-            ((640, 512, 8), (640, 64)),
+    fn tall_strips_leave_no_thread_with_much_more_than_others() {
+        for ((rows, n_tiles, n_threads), expected) in [
+            ((2560, 4, 1), 2560),
+            ((2560, 4, 2), 2560),
+            ((2560, 1, 2), 1280),
+            ((2560, 3, 2), 1280),
+            ((6912, 4, 2), 3456),
+            ((2560, 4, 8), 1280),
+            ((2560, 4, 3), 896),
+            ((640, 16, 8), 640),
+            ((130, 1, 64), 128),
         ] {
-            let expected = Some(Cut { rows: strip_rows, tokens });
-            assert_eq!(cut(rows, n, n_threads), expected, "{rows} rows, {n} tokens, {n_threads} threads");
+            let found = tall(rows, n_tiles, n_threads);
+            assert_eq!(found, expected, "{rows} rows, {n_tiles} tiles, {n_threads} threads");
         }
     }
 }

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
     use crate::gguf::{Access, Gguf, GgufWriter, TensorType};
     use crate::kernels::Isa;
-    use crate::model::matrix::multiply;
+    use crate::model::matrix::{Workspace, multiply};
     use crate::model::operand::{Norm, Wants};
     use crate::quant::ternary::{Packing, Reading};
     use crate::quant::testing::Rng;
@@ -153,7 +153,7 @@ mod tests {
                         let wants = Wants { int8: true, ..Wants::default() };
                         operand.load(&team, kernels, x, Norm::None, cols, wants);
                         let mut y = vec![f32::NAN; x.len() / cols * ROWS];
-                        multiply(&team, kernels, [(&m, &mut y)], &operand);
+                        multiply(&team, kernels, [(&m, &mut y)], &operand, &mut Workspace::default());
                         got.extend(y);
                     }
                     let same = got.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());

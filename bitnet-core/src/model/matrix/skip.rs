@@ -9,80 +9,13 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::product::{Cut, ROWS_TOGETHER, Strip, add_product, strips, with_products};
-use super::{Format, Matrix, Packed, Scale};
+use super::{Format, Matrix, Packed, Ready, Scale, Workspace};
 use crate::kernels::Kernels;
 use crate::model::config::Activation;
 use crate::model::operand::Operand;
-use crate::pages::Lines;
 use crate::quant::columns::{Columns, LINE_ROWS, column_bytes};
 use crate::team::{Piece, Share, Team};
 use crate::trace::trace_timing;
-
-/// The working memory of one session's products with columns, and what was skipped.
-#[derive(Debug, Default)]
-pub struct Skipping {
-    /// `[n_threads, rows]`, with rows filled up to whole lines: what each thread has of each sum.
-    sums: Lines<i32>,
-    /// `[rows]`: what they come to.
-    products: Lines<f32>,
-    skipped: Skipped,
-    /// Whether the step now is of one token.
-    counts: bool,
-}
-
-/// What of the layers' weights steps of one token left unread, since it could not matter, added up over steps.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Skipped {
-    /// Steps of one token.
-    pub n_steps: u64,
-    /// Bytes of rows behind closed gates, and of columns behind zeros.
-    pub n_bytes: u64,
-}
-
-impl Skipped {
-    /// Bytes that a step left unread.
-    #[must_use]
-    pub fn bytes_per_step(self) -> u64 {
-        self.n_bytes.checked_div(self.n_steps).unwrap_or(0)
-    }
-}
-
-impl std::ops::AddAssign for Skipped {
-    fn add_assign(&mut self, more: Skipped) {
-        self.n_steps += more.n_steps;
-        self.n_bytes += more.n_bytes;
-    }
-}
-
-impl std::ops::Sub for Skipped {
-    type Output = Skipped;
-
-    /// What came since `before`.
-    fn sub(self, before: Skipped) -> Skipped {
-        Skipped { n_steps: self.n_steps - before.n_steps, n_bytes: self.n_bytes - before.n_bytes }
-    }
-}
-
-impl Skipping {
-    /// What was skipped so far.
-    #[must_use]
-    pub fn skipped(&self) -> Skipped {
-        self.skipped
-    }
-
-    /// A step of `n` tokens begins.
-    pub fn step(&mut self, n: usize) {
-        self.counts = n == 1;
-        self.skipped.n_steps += u64::from(self.counts);
-    }
-
-    /// So many bytes were left unread: counted in steps of one token, not where the last block of a prompt has one left.
-    fn skip(&mut self, n_bytes: u64) {
-        if self.counts {
-            self.skipped.n_bytes += n_bytes;
-        }
-    }
-}
 
 /// Whether so few of so many rows or columns are worth picking: `receipts/kernels.txt` has what one in two, three and
 /// more takes of the time of all.
@@ -186,7 +119,7 @@ pub fn multiply_gated(
     activation: Activation,
     (gate, up, y): (&Matrix, &Matrix, &mut [f32]),
     x: &Operand,
-    work: &mut Skipping,
+    work: &mut Workspace,
 ) {
     assert!(gate.rows == up.rows && gate.cols == up.cols, "gate and up differ");
     assert!(y.len() == x.n() * gate.rows && x.cols() == gate.cols, "a gate of other shape");
@@ -195,7 +128,8 @@ pub fn multiply_gated(
         Activation::Silu => kernels.silu_mul(gate, up),
     };
     if x.n() > 1 {
-        let cut = Cut::cached(gate.rows, x.n(), kernels, team);
+        let [gate, up] = Ready::all([gate, up], team, kernels, x.n(), &mut work.prepared);
+        let cut = Cut::cached(gate, x.n(), kernels, team);
         return team.each(strips(gate, y, cut), |mut strip: Strip<'_>| {
             strip.multiply(kernels, x);
             strip.join(up, kernels, x, combine);
@@ -239,15 +173,15 @@ pub fn add_sparse_product(
     kernels: &Kernels,
     (m, y): (&Matrix, &mut [f32]),
     x: &Operand,
-    work: &mut Skipping,
+    work: &mut Workspace,
 ) {
     let (Some(w), Format::Ternary { scale: Scale::One(scale), .. }, 1) = (m.columns(), m.format, x.n())
     else {
-        return add_product(team, kernels, (m, y), x);
+        return add_product(team, kernels, (m, y), x, work);
     };
     let n_picked = m.cols - x.n_zeros().min(m.cols);
     if !pays(n_picked, m.cols) {
-        return add_product(team, kernels, (m, y), x);
+        return add_product(team, kernels, (m, y), x, work);
     }
     assert!(x.cols() == m.cols && y.len() == m.rows, "{}: activations or outputs of other shape", m.name());
     let (rows, n) = (m.rows.next_multiple_of(LINE_ROWS), team.len());
