@@ -64,6 +64,8 @@ impl Activations {
         let c = model.config();
         let batch_of = |width: usize| Lines::zeroed(n_batch.checked_mul(width)?);
         let widest = c.n_embd.max(c.n_ff).max(c.n_embd_attn());
+        let layers = &model.weights().layers;
+        let prepared = layers.iter().map(|w| w.prepared_bytes(model.kernels(), n_batch)).max().unwrap_or(0);
         Some(Activations {
             x: batch_of(c.n_embd)?,
             q: batch_of(c.n_embd_attn())?,
@@ -76,9 +78,9 @@ impl Activations {
             cos: batch_of(c.rope.n_rot / 2)?,
             sin: batch_of(c.rope.n_rot / 2)?,
             logits: vec![0.0; c.n_vocab],
-            work: Workspace::default(),
+            work: Workspace::with_room(prepared)?,
             screening: Screening::default(),
-            wants: wants(model.weights().layers.iter().flat_map(Layer::matrices)),
+            wants: wants(layers.iter().flat_map(Layer::matrices)),
         })
     }
 

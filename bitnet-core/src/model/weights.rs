@@ -180,6 +180,19 @@ impl Layer {
         .into_iter()
     }
 
+    /// Bytes of what `kernels` make, at most, of rows before products with `n` tokens: of those matrices at a time that
+    /// read the same activations.
+    pub fn prepared_bytes(&self, kernels: &Kernels, n: usize) -> usize {
+        let together = [
+            &[&self.attn_q, &self.attn_k, &self.attn_v][..],
+            &[&self.attn_output],
+            &[&self.ffn_gate, &self.ffn_up],
+            &[&self.ffn_down],
+        ];
+        let bytes = |matrices: &[&Matrix]| matrices.iter().map(|m| m.prepared_bytes(kernels, n)).sum();
+        together.into_iter().map(bytes).max().unwrap_or(0)
+    }
+
     /// Those that read what attention made.
     pub fn matrices_after_attention(&self) -> impl Iterator<Item = &Matrix> {
         [&self.attn_output, &self.ffn_gate, &self.ffn_up, &self.ffn_down].into_iter()

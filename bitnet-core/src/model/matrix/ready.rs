@@ -62,7 +62,9 @@ impl Matrix {
         self.cols.next_multiple_of(BLOCK)
     }
 
-    fn prepared_bytes(&self, kernels: &Kernels, n: usize) -> usize {
+    /// Bytes of what `kernels` make of all rows before products with `n` tokens.
+    #[must_use]
+    pub fn prepared_bytes(&self, kernels: &Kernels, n: usize) -> usize {
         match self.format {
             Format::Ternary { scale: Scale::One(_), .. } => {
                 kernels.prepared_bytes(self.rows, self.padded_cols(), n)

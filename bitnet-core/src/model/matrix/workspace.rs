@@ -50,6 +50,12 @@ impl std::ops::Sub for Skipped {
 }
 
 impl Workspace {
+    /// With room for so many bytes of prepared rows; `None` if there is none.
+    #[must_use]
+    pub fn with_room(n_bytes: usize) -> Option<Workspace> {
+        Some(Workspace { prepared: Lines::zeroed(n_bytes)?, ..Workspace::default() })
+    }
+
     /// What was skipped so far.
     #[must_use]
     pub fn skipped(&self) -> Skipped {
