@@ -8,9 +8,9 @@
 # counted in that model and in the demo model, whose weights were trained.
 #
 # A round measures the multiply rate, as `bitnet doctor` does, then profiles prompts of 128 and of 512 tokens. The rate
-# of the layers is that of the spans `matrix` and `prepare`, which hold everything a product takes but waiting for another
-# thread: the unpacking of weights, the products, the rescaling. Its ceiling is the best rate of all rounds. The limit is 88 % in the
-# median.
+# of the layers is that of the spans `matrix` and `matrix_prepare`, which hold everything a product takes but waiting for
+# another thread: the unpacking of weights, the products, the rescaling. Its ceiling is the best rate of all rounds. The
+# limit is 88 % in the median.
 #
 # Of `up`, the rows behind a gate that is not positive are multiplied by zero; of `down`, the columns whose activation
 # was quantized to zero. Counted over TOKENS=32 decoded tokens, after a prompt.
@@ -65,7 +65,7 @@ for ((round = 1; round <= rounds; round++)); do
             my ($row) = grep { $_->{name} eq "matrix" } @{ $profile->{operations} };
             die "no products in the profile\n" unless $row && $row->{macs} > 0;
             my $ms = 0;
-            $ms += $_->{total_ms} for grep { $_->{name} =~ /^(?:matrix|prepare)$/ } @{ $profile->{operations} };
+            $ms += $_->{total_ms} for grep { $_->{name} =~ /^matrix(?:_prepare)?$/ } @{ $profile->{operations} };
             open my $out, ">>", $to or die;
             printf $out "%.6g\n", $row->{macs} / $ms * 1e3 * $threads;
             open $out, ">>", "$to.speed" or die;

@@ -279,12 +279,15 @@ fn a_trace_file_has_spans_of_phases_layers_matrices_and_kernels() {
             products.iter().flatten().map(|span| span["args"]["tensor"].as_str().unwrap()).collect();
         let expected = matrices(&golden, isa);
         assert_eq!(multiplied, expected.iter().map(|[name, ..]| &**name).collect());
-        for kernel in ["gemv_i2s", "gemm_i2s", "gemv_f16"] {
+        // The products of a prompt: with rows as they are, or as a kernel made them.
+        let of_prompt = ["gemm_i2s", "gemm_prepared"].into_iter().find(|kernel| !of(kernel).is_empty());
+        for kernel in ["gemv_i2s", of_prompt.expect("products of a prompt"), "gemv_f16"] {
             assert!(!of(kernel).is_empty(), "{kernel}");
             // Of an instruction set that has two, by the name of the one that the CPU takes.
             let own = [isa.name(), ternary_kernel(isa)].map(|table| of(&format!("{table}_{kernel}")).len());
             assert!(isa == Isa::Scalar || own.iter().any(|&n| n > 0), "{isa}: {kernel}");
         }
+        assert_eq!(of("prepare").is_empty(), of_prompt != Some("gemm_prepared"), "{isa}");
     }
 }
 

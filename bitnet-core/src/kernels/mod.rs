@@ -464,10 +464,7 @@ impl Kernels {
         scale: f32,
         panel: &mut Lines<u8>,
     ) {
-        assert_eq!(y.len(), x.n(), "gemm_i2s: y and x are of different numbers of tokens");
-        assert!(y.iter().all(|y| y.len() == w.rows()), "gemm_i2s: an output is not {} rows long", w.rows());
-        assert_eq!(x.cols(), w.cols(), "gemm_i2s: x has {} columns, w has {}", x.cols(), w.cols());
-        assert!(x.are_for(self), "gemm_i2s: tokens in the tiles of other kernels than {}", self.isa);
+        self.check_gemm("gemm_i2s", y, (w.rows(), w.cols()), x);
         if y.is_empty() {
             return;
         }
@@ -579,6 +576,14 @@ impl Kernels {
         dispatch!(self.gemv_tri5_picked(y, w, picked, q, a, scale));
     }
 
+    /// Panics if a product of a matrix `[rows, cols]` with many tokens has a length that disagrees.
+    fn check_gemm(&self, kernel: &str, y: &[&mut [f32]], (rows, cols): (usize, usize), x: &ActTiles<'_>) {
+        assert_eq!(y.len(), x.n(), "{kernel}: y and x are of different numbers of tokens");
+        assert!(y.iter().all(|y| y.len() == rows), "{kernel}: an output is not {rows} rows long");
+        assert_eq!(x.cols(), cols, "{kernel}: x has {} columns, w has {cols}", x.cols());
+        assert!(x.are_for(self), "{kernel}: tokens in the tiles of other kernels than {}", self.isa);
+    }
+
     /// As [`Kernels::gemm_i2s`], of weights packed five to a byte.
     ///
     /// # Panics
@@ -593,10 +598,7 @@ impl Kernels {
         panel: &mut Lines<u8>,
     ) {
         let Some(gemm) = self.gemm_tri5 else { return fives::gemm_unpacked(self, y, w, x, scale, panel) };
-        assert_eq!(y.len(), x.n(), "gemm_tri5: y and x are of different numbers of tokens");
-        assert!(y.iter().all(|y| y.len() == w.rows()), "gemm_tri5: an output is not {} rows long", w.rows());
-        assert_eq!(x.cols(), w.cols(), "gemm_tri5: x has {} columns, w has {}", x.cols(), w.cols());
-        assert!(x.are_for(self), "gemm_tri5: tokens in the tiles of other kernels than {}", self.isa);
+        self.check_gemm("gemm_tri5", y, (w.rows(), w.cols()), x);
         if !y.is_empty() {
             // SAFETY: a table leaves `isa.rs` only after the CPU reported every feature its functions are compiled for.
             unsafe { gemm(y, w, x, scale, panel) };

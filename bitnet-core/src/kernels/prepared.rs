@@ -7,6 +7,7 @@ use super::{ActTiles, Kernels, Tiling};
 use crate::pages::Lines;
 use crate::quant::i2s::Ternary;
 use crate::quant::tri5::Tri5;
+use crate::trace::trace_timing;
 
 /// Rows of a piece.
 pub const ROWS: usize = 128;
@@ -89,6 +90,7 @@ impl Kernels {
     ///
     /// # Panics
     /// If these kernels make nothing of rows, or the length disagrees.
+    #[trace_timing(rows = w.rows(), cols = w.cols(), bytes = w.bytes().len())]
     pub fn prepare(&self, prepared: &mut [u8], w: Ternary<'_>) {
         let preparation = self.preparation();
         let n_bytes = w.rows().div_ceil(ROWS) * (preparation.piece_bytes)(w.cols());
@@ -116,6 +118,7 @@ impl Kernels {
     ///
     /// # Panics
     /// If a length disagrees, or `x` is in the tiles of other kernels.
+    #[trace_timing(rows = w.rows, cols = w.cols, tokens = x.n(), bytes = w.bytes.len())]
     pub fn gemm_prepared(
         &self,
         y: &mut [&mut [f32]],
@@ -127,10 +130,7 @@ impl Kernels {
         let preparation = self.preparation();
         let n_bytes = w.rows.div_ceil(ROWS) * (preparation.piece_bytes)(w.cols);
         assert_eq!(w.bytes.len(), n_bytes, "gemm_prepared: w of [{}, {}]", w.rows, w.cols);
-        assert_eq!(y.len(), x.n(), "gemm_prepared: y and x are of different numbers of tokens");
-        assert!(y.iter().all(|y| y.len() == w.rows), "gemm_prepared: an output is not {} rows long", w.rows);
-        assert_eq!(x.cols(), w.cols, "gemm_prepared: x has {} columns, w has {}", x.cols(), w.cols);
-        assert!(x.are_for(self), "gemm_prepared: tokens in the tiles of other kernels than {}", self.isa);
+        self.check_gemm("gemm_prepared", y, (w.rows, w.cols), x);
         // SAFETY: a table leaves `isa.rs` only after the CPU reported every feature its functions are compiled for.
         unsafe { (preparation.gemm)(y, w, x, scale, panel) }
     }

@@ -74,7 +74,7 @@ impl Matrix {
     }
 
     /// Prepares the piece of rows that begins with row `first`.
-    #[trace_timing(prepare, tensor = self.name(), bytes = self.row_bytes() * ROWS.min(self.rows - first))]
+    #[trace_timing(matrix_prepare, tensor = self.name(), bytes = self.row_bytes() * ROWS.min(self.rows - first))]
     fn prepare(&self, kernels: &Kernels, first: usize, piece: &mut [u8]) {
         thread_local! {
             /// Scratch that a thread keeps.
