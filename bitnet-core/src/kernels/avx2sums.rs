@@ -164,6 +164,7 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// The products of every row and the tokens of all `tiles`.
     #[target_feature(enable = "avx2,fma,f16c")]
     fn run<'b>(&mut self, y: &mut [&mut [f32]], tiles: impl Iterator<Item = Tile<'b>>, scale: f32) {
         for tile in tiles {

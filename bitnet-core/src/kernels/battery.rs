@@ -358,7 +358,7 @@ fn prepared_rows_give_the_same_products_whole_and_in_parts() {
     let prepares = |k: &&Kernels| k.prepared_bytes(ROWS, 128, 64) > 0;
     for k in others().into_iter().filter(prepares) {
         assert_eq!((k.prepared_bytes(ROWS - 1, 128, 64), k.prepared_bytes(ROWS, 128, 1)), (0, 0), "{k:?}");
-        let (mut panel, mut codes) = (Lines::default(), Vec::new());
+        let mut panel = Lines::default();
         for (n, (rows, cols)) in [16, 37, 64]
             .into_iter()
             .flat_map(|n| [(128, 128), (141, 640), (333, 1408)].map(|shape| (n, shape)))
@@ -380,7 +380,7 @@ fn prepared_rows_give_the_same_products_whole_and_in_parts() {
             let mut prepared =
                 [vec![1; k.prepared_bytes(rows, cols, n)], vec![2; k.prepared_bytes(rows, cols, n)]];
             k.prepare(&mut prepared[0], w);
-            k.prepare_tri5(&mut prepared[1], Tri5::new(&fives, rows, cols), &mut codes);
+            k.prepare_tri5(&mut prepared[1], Tri5::new(&fives, rows, cols));
             for prepared in &prepared {
                 let prepared = Prepared::new(prepared, rows, cols);
                 for first in (0..rows).step_by(ROWS) {

@@ -11,7 +11,7 @@ use crate::quant::tri5::Tri5;
 const ROWS: usize = 32;
 
 thread_local! {
-    /// Scratch that a thread keeps: as large as the widest rows it met.
+    /// Scratch that a thread keeps: as large as the largest rows it met.
     static UNPACKED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -25,17 +25,22 @@ pub(super) fn gemm_unpacked(
     scale: f32,
     panel: &mut Lines<u8>,
 ) {
+    for first in (0..w.rows()).step_by(ROWS) {
+        let n = ROWS.min(w.rows() - first);
+        let mut y: Vec<&mut [f32]> = y.iter_mut().map(|y| &mut y[first..first + n]).collect();
+        with_unpacked(kernels, w.slice(first, n), |w| kernels.gemm_i2s(&mut y, w, x, scale, panel));
+    }
+}
+
+/// Runs `work` with the same rows, four weights to a byte.
+pub(super) fn with_unpacked(kernels: &Kernels, w: Tri5<'_>, work: impl FnOnce(Ternary<'_>)) {
     let row_bytes = w.cols() / 4;
     UNPACKED.with_borrow_mut(|codes| {
-        codes.resize(codes.len().max(ROWS * row_bytes), 0);
-        for first in (0..w.rows()).step_by(ROWS) {
-            let n = ROWS.min(w.rows() - first);
-            let codes = &mut codes[..n * row_bytes];
-            for (r, codes) in codes.chunks_exact_mut(row_bytes).enumerate() {
-                kernels.unpack_tri5(codes, w.row(first + r));
-            }
-            let mut y: Vec<&mut [f32]> = y.iter_mut().map(|y| &mut y[first..first + n]).collect();
-            kernels.gemm_i2s(&mut y, Ternary::new(codes, n, w.cols()), x, scale, panel);
+        codes.resize(codes.len().max(w.rows() * row_bytes), 0);
+        let codes = &mut codes[..w.rows() * row_bytes];
+        for (r, codes) in codes.chunks_exact_mut(row_bytes).enumerate() {
+            kernels.unpack_tri5(codes, w.row(r));
         }
+        work(Ternary::new(codes, w.rows(), w.cols()));
     });
 }

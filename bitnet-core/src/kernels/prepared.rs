@@ -3,7 +3,7 @@
 //! Threads make it together, a piece of [`ROWS`] rows at a time; then each of them reads what it wants of it, for some
 //! tokens. Only sums that are looked up ask for it: `avx2sums.rs` says what it is.
 
-use super::{ActTiles, Kernels, Tiling};
+use super::{ActTiles, Kernels, Tiling, fives};
 use crate::pages::Lines;
 use crate::quant::i2s::Ternary;
 use crate::quant::tri5::Tri5;
@@ -101,17 +101,10 @@ impl Kernels {
 
     /// The same of weights packed five to a byte.
     ///
-    /// - `codes`: scratch
-    ///
     /// # Panics
     /// As [`Kernels::prepare`].
-    pub fn prepare_tri5(&self, prepared: &mut [u8], w: Tri5<'_>, codes: &mut Vec<u8>) {
-        let row_bytes = w.cols() / 4;
-        codes.resize(w.rows() * row_bytes, 0);
-        for (r, codes) in codes.chunks_exact_mut(row_bytes).enumerate() {
-            self.unpack_tri5(codes, w.row(r));
-        }
-        self.prepare(prepared, Ternary::new(codes, w.rows(), w.cols()));
+    pub fn prepare_tri5(&self, prepared: &mut [u8], w: Tri5<'_>) {
+        fives::with_unpacked(self, w, |w| self.prepare(prepared, w));
     }
 
     /// As [`Kernels::gemm_i2s`], of rows that are prepared.

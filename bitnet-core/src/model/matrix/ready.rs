@@ -1,7 +1,5 @@
 //! Matrices that many tokens are about to be multiplied with: kernels make of them what they read.
 
-use std::cell::RefCell;
-
 use super::{Format, Matrix, Packed, Scale};
 use crate::kernels::Kernels;
 use crate::kernels::prepared::{Prepared, ROWS};
@@ -76,16 +74,10 @@ impl Matrix {
     /// Prepares the piece of rows that begins with row `first`.
     #[trace_timing(matrix_prepare, tensor = self.name(), bytes = self.row_bytes() * ROWS.min(self.rows - first))]
     fn prepare(&self, kernels: &Kernels, first: usize, piece: &mut [u8]) {
-        thread_local! {
-            /// Scratch that a thread keeps.
-            static CODES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-        }
         let n = ROWS.min(self.rows - first);
         match self.packed() {
             Packed::Four(w) => kernels.prepare(piece, w.slice(first, n)),
-            Packed::Five(w) => {
-                CODES.with_borrow_mut(|codes| kernels.prepare_tri5(piece, w.slice(first, n), codes));
-            }
+            Packed::Five(w) => kernels.prepare_tri5(piece, w.slice(first, n)),
         }
     }
 }
