@@ -1,5 +1,5 @@
 //! AVX2 with FMA and F16C: one block of 128 packed weights at a time. Products of f16 values are in `avx2f16.rs`, those
-//! of ternary weights with many tokens in `avx2sums.rs`.
+//! of weights packed five to a byte in `avx2tri5.rs`, those with many tokens in `avx2sums.rs`.
 //!
 //! Products of codes 0..=2 and activations are added in i16 lanes by `maddubs`, and moved to i32 lanes before
 //! they can overflow. Where the CPU has an instruction that adds them in i32 lanes, `avxvnni.rs` has the products.
@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2f16::{attn_mix, attn_scores, gemv_f16};
-use super::{Kernels, avx2, avx2sums, elementwise, scalar};
+use super::{Kernels, avx2, avx2sums, avx2tri5, elementwise, scalar};
 use crate::ops::screen::{self, ShadowVector};
 use crate::quant::act::ActScale;
 use crate::quant::columns::{self, Columns};
@@ -50,9 +50,9 @@ pub(super) const KERNELS: Kernels = Kernels {
     sum_columns,
     join_sums,
     pack_tri5,
-    unpack_tri5,
-    gemv_tri5,
-    gemv_tri5_picked,
+    unpack_tri5: avx2tri5::unpack_tri5,
+    gemv_tri5: avx2tri5::gemv_tri5,
+    gemv_tri5_picked: avx2tri5::gemv_tri5_picked,
     gemm_tri5: None,
     gemv_f16,
     attn_scores,
@@ -160,7 +160,7 @@ pub(super) fn prefetch(address: *const u8) {
 /// Products of one block of codes with its four groups of activations, in i16 lanes.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_block(w: __m256i, q: [__m256i; 4]) -> __m256i {
+pub(super) fn dot_block(w: __m256i, q: [__m256i; 4]) -> __m256i {
     let two_bits = _mm256_set1_epi8(3);
     let a = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<6>(w), two_bits), q[0]);
     let b = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<4>(w), two_bits), q[1]);

@@ -9,7 +9,7 @@ use std::cell::Cell;
 
 use super::avx512f16::{attn_mix, attn_scores, gemv_f16};
 use super::avx512gemm::{PAIRS_TILE, TILE, gemm_i2s};
-use super::{Kernels, Tiling, elementwise};
+use super::{Kernels, Tiling, avx2tri5, elementwise};
 use crate::ops::screen::ShadowVector;
 use crate::pages::Lines;
 use crate::quant::act::ActScale;
@@ -34,7 +34,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     isa: super::Isa::Avx512,
     name: "avx512",
     ternary: "avx512vnni",
-    tri5: "tri5-avx512vnni",
+    tri5: "tri5-avx2",
     tiling: Tiling::Even(TILE),
     pairs: false,
     pair_up,
@@ -59,9 +59,9 @@ pub(super) const KERNELS: Kernels = Kernels {
     sum_columns,
     join_sums,
     pack_tri5,
-    unpack_tri5,
-    gemv_tri5,
-    gemv_tri5_picked,
+    unpack_tri5: avx2tri5::unpack_tri5,
+    gemv_tri5: avx2tri5::gemv_tri5,
+    gemv_tri5_picked: avx2tri5::gemv_tri5_picked,
     gemm_tri5: None,
     gemv_f16,
     attn_scores,

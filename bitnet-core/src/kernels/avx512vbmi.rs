@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::avx512::{self, AHEAD, PICKS_AHEAD, ROWS, load_512, prefetch, rescale, store, sums};
 use super::avx512gemm::{Codes, Packed, gemm, load_two, store_512, transpose_8x8};
 use super::paired::GROUP;
+use super::tri5::Activations;
 use super::{ActTiles, GemmTri5, Kernels};
 use crate::pages::Lines;
 use crate::quant::act::ActScale;
@@ -68,28 +69,6 @@ fn gemv_tri5_picked(y: &mut [f32], w: Tri5<'_>, picked: &[u32], q: &[i8], a: Act
     }
 }
 
-/// Activations in whole chunks, the last filled up with zeros.
-struct Activations<'a> {
-    whole: &'a [[i8; CHUNK]],
-    last: Option<Line>,
-}
-
-/// A chunk's activations from the start of a cache line on: a register as wide as a line then never loads from two.
-#[repr(align(64))]
-struct Line([i8; CHUNK]);
-
-impl<'a> Activations<'a> {
-    fn new(q: &'a [i8]) -> Self {
-        let (whole, rest) = q.as_chunks::<CHUNK>();
-        let last = (!rest.is_empty()).then(|| {
-            let mut last = Line([0; CHUNK]);
-            last.0[..rest.len()].copy_from_slice(rest);
-            last
-        });
-        Activations { whole, last }
-    }
-}
-
 /// `sum(code * q)` of a packed row, in 16 lanes, asking for as many bytes from `ahead` on the way.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
@@ -99,12 +78,12 @@ fn dot_row(row: &[u8], ahead: *const u8, q: &Activations<'_>) -> __m512i {
     let digits = [table(0), table(64)];
     let mut acc = [_mm512_setzero_si512(); 5];
     let (chunks, _) = row.as_chunks::<CHUNK_BYTES>();
-    for (i, (chunk, q)) in chunks.iter().zip(q.whole).enumerate() {
+    for (i, (chunk, q)) in chunks.iter().zip(q.whole()).enumerate() {
         prefetch(ahead.wrapping_add(CHUNK_BYTES * i));
         dot_chunk(&mut acc, chunk, q, digits);
     }
-    if let (Some(chunk), Some(q)) = (chunks.get(q.whole.len()), &q.last) {
-        dot_chunk(&mut acc, chunk, &q.0, digits);
+    if let (Some(chunk), Some(q)) = (chunks.get(q.whole().len()), q.last()) {
+        dot_chunk(&mut acc, chunk, q, digits);
     }
     // Each sum is a multiple of the place its codes stood at, so that nothing is lost.
     let high = _mm512_add_epi32(_mm512_srai_epi32::<6>(acc[0]), _mm512_srai_epi32::<2>(acc[1]));

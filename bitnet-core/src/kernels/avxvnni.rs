@@ -47,8 +47,8 @@ integer_products!(
 /// `sum(code * q)` of a packed row with codes 0 to 3, in parts, asking for as many bytes from `ahead` on the way.
 ///
 /// Two blocks at a time, in sums of their own, since one waits for the last. The codes are multiplied where they stand,
-/// as 64, 16, 4 and 1 times themselves: a lane takes at most `4 * 192 * 128` for each 256 weights, which fits i32 up to 5
-/// million columns.
+/// as 64, 16, 4 and 1 times themselves: of ternary codes a lane takes at most `4 * 128 * 128` for each block of 128
+/// weights, which fits i32 up to 2^22 columns; those of a shadow, up to 3, have at most 2^16.
 #[inline]
 #[target_feature(enable = "avxvnni,avx2,fma,f16c")]
 fn sum_row(row: &[u8], ahead: *const u8, q: &[i8]) -> __m256i {

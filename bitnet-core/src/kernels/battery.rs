@@ -8,7 +8,12 @@ use half::f16;
 use super::values::ROW;
 use super::*;
 use crate::ops::rope::Pairing;
-use crate::quant::{i2s, tri5};
+use crate::ops::screen::{Precision, ShadowVector};
+use crate::pages::Lines;
+use crate::quant::act::ActScale;
+use crate::quant::columns::{Columns, LINE_ROWS, column_bytes};
+use crate::quant::i2s::{self, BLOCK, Ternary};
+use crate::quant::tri5::{self, Tri5};
 
 /// SplitMix64: seeded, so that a failure repeats.
 struct Rng(u64);
@@ -431,6 +436,19 @@ fn tokens_for_other_kernels_are_refused() {
             let refused = product.is_err() && product_of_fives.is_err();
             assert!(refused, "{reader:?} reads what {writer:?} packed");
         }
+    }
+}
+
+#[test]
+fn outputs_of_another_length_are_refused() {
+    let fives = Tri5::new(&[0; 32 * tri5::CHUNK_BYTES], 32, 128);
+    for k in std::iter::once(scalar()).chain(others()) {
+        let tokens = Tokens::pack(k, &[1; 256], &[ActScale { s: 1.0, sum: 128 }; 2]);
+        let product = std::panic::catch_unwind(|| {
+            let (mut y0, mut y1) = ([0.0; 40], [0.0; 40]);
+            k.gemm_tri5(&mut [&mut y0, &mut y1], fives, &tokens.tiles(), 1.0, &mut Lines::default());
+        });
+        assert!(product.is_err(), "{k:?}");
     }
 }
 

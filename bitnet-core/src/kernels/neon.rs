@@ -20,6 +20,7 @@ use crate::pages::Lines;
 use crate::quant::act::ActScale;
 use crate::quant::columns::{self, Columns};
 use crate::quant::i2s::{self, Ternary};
+use crate::quant::tri5;
 use crate::trace::trace_timing;
 
 elementwise!("neon");
@@ -68,9 +69,9 @@ macro_rules! ternary_products {
             sum_columns,
             join_sums,
             pack_tri5,
-            unpack_tri5,
-            gemv_tri5,
-            gemv_tri5_picked,
+            unpack_tri5: tri5::unpack_row,
+            gemv_tri5: scalar::gemv_tri5,
+            gemv_tri5_picked: scalar::gemv_tri5_picked,
             gemm_tri5: None,
             gemv_f16,
             attn_scores,

@@ -2,8 +2,13 @@
 //!
 //! Threads make it together, a piece of [`ROWS`] rows at a time; then each of them reads what it wants of it, for some
 //! tokens. Only sums that are looked up ask for it: `avx2sums.rs` says what it is.
+#![expect(
+    unsafe_code,
+    reason = "calls functions compiled for an instruction set that `for_isa` found present"
+)]
 
-use super::{ActTiles, Kernels, Tiling, fives};
+use super::table::dispatch;
+use super::{ActTiles, Kernels, Tiling, tri5};
 use crate::pages::Lines;
 use crate::quant::i2s::Ternary;
 use crate::quant::tri5::Tri5;
@@ -95,8 +100,7 @@ impl Kernels {
         let preparation = self.preparation();
         let n_bytes = w.rows().div_ceil(ROWS) * (preparation.piece_bytes)(w.cols());
         assert_eq!(prepared.len(), n_bytes, "prepare: [{}, {}]", w.rows(), w.cols());
-        // SAFETY: a table leaves `isa.rs` only after the CPU reported every feature its functions are compiled for.
-        unsafe { (preparation.prepare)(prepared, w) }
+        dispatch!((preparation.prepare)(prepared, w));
     }
 
     /// The same of weights packed five to a byte.
@@ -104,7 +108,7 @@ impl Kernels {
     /// # Panics
     /// As [`Kernels::prepare`].
     pub fn prepare_tri5(&self, prepared: &mut [u8], w: Tri5<'_>) {
-        fives::with_unpacked(self, w, |w| self.prepare(prepared, w));
+        tri5::with_unpacked(self, w, |w| self.prepare(prepared, w));
     }
 
     /// As [`Kernels::gemm_i2s`], of rows that are prepared.
@@ -124,8 +128,7 @@ impl Kernels {
         let n_bytes = w.rows.div_ceil(ROWS) * (preparation.piece_bytes)(w.cols);
         assert_eq!(w.bytes.len(), n_bytes, "gemm_prepared: w of [{}, {}]", w.rows, w.cols);
         self.check_gemm("gemm_prepared", y, (w.rows, w.cols), x);
-        // SAFETY: a table leaves `isa.rs` only after the CPU reported every feature its functions are compiled for.
-        unsafe { (preparation.gemm)(y, w, x, scale, panel) }
+        dispatch!((preparation.gemm)(y, w, x, scale, panel));
     }
 
     fn preparation(&self) -> &Preparation {

@@ -9,6 +9,7 @@ use crate::pages::Lines;
 use crate::quant::act::ActScale;
 use crate::quant::columns::{self, Columns};
 use crate::quant::i2s::{self, Ternary};
+use crate::quant::tri5::{self, Tri5};
 
 elementwise!();
 
@@ -42,7 +43,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     sum_columns,
     join_sums,
     pack_tri5,
-    unpack_tri5,
+    unpack_tri5: tri5::unpack_row,
     gemv_tri5,
     gemv_tri5_picked,
     gemm_tri5: None,
@@ -76,6 +77,25 @@ fn gemv_i2s(y: &mut [f32], w: Ternary<'_>, q: &[i8], a: ActScale, scale: f32) {
 fn gemv_i2s_picked(y: &mut [f32], w: Ternary<'_>, picked: &[u32], q: &[i8], a: ActScale, scale: f32) {
     for &r in picked {
         y[r as usize] = rescale(dot_codes(w.row(r as usize), q) - a.sum, a.s, scale);
+    }
+}
+
+pub(super) fn gemv_tri5(y: &mut [f32], w: Tri5<'_>, q: &[i8], a: ActScale, scale: f32) {
+    for (r, y) in y.iter_mut().enumerate() {
+        *y = rescale(tri5::dot_row(w.row(r), q) - a.sum, a.s, scale);
+    }
+}
+
+pub(super) fn gemv_tri5_picked(
+    y: &mut [f32],
+    w: Tri5<'_>,
+    picked: &[u32],
+    q: &[i8],
+    a: ActScale,
+    scale: f32,
+) {
+    for &r in picked {
+        y[r as usize] = rescale(tri5::dot_row(w.row(r as usize), q) - a.sum, a.s, scale);
     }
 }
 

@@ -34,6 +34,8 @@ use crate::quant::i2s;
 
 /// Weights that share a run of 64 bytes of the four-bit plane; rows of a shadow are whole runs.
 pub const RUN: usize = 128;
+/// Most values of a vector: sums of more would not fit the lanes they are made in.
+pub const MOST_COLS: usize = 1 << 16;
 
 /// How much of a shadow a bound stands on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
