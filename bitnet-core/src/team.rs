@@ -7,9 +7,11 @@
 //! sleep. So while one thread is inside [`Team::enter`], the others look for its cuts without a pause, and whoever
 //! waits for another's half does so awake, too.
 
+#[cfg(feature = "cpu")]
+use std::cell::Cell;
 use std::sync::Mutex;
 #[cfg(feature = "cpu")]
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use crate::error::{Error, Result};
@@ -107,14 +109,12 @@ impl Team {
     }
 
     /// Calls `work` once for each item, on whichever thread is free.
-    pub fn each<T: Send>(&self, items: Vec<T>, work: impl Fn(T) + Sync + Send) {
-        #[cfg(feature = "cpu")]
-        if self.pool.is_some() {
-            use rayon::prelude::*;
-            items.into_par_iter().with_max_len(1).for_each(work);
-            return;
+    pub fn each<T: Send>(&self, items: Vec<T>, work: impl Fn(T) + Sync) {
+        if self.n == 1 {
+            return items.into_iter().for_each(work);
         }
-        items.into_iter().for_each(work);
+        let mut items: Vec<Option<T>> = items.into_iter().map(Some).collect();
+        hand_out(&mut items, &work);
     }
 }
 
@@ -163,6 +163,18 @@ fn cut<T: Send, const M: usize>(
     join(|| cut(n_left, left, work), || cut(n_threads - n_left, right, work));
 }
 
+/// Halves the items until there is one of them.
+fn hand_out<T: Send>(items: &mut [Option<T>], work: &(impl Fn(T) + Sync)) {
+    match items {
+        [] => {}
+        [item] => work(item.take().expect("every item is handed out once")),
+        _ => {
+            let (left, right) = items.split_at_mut(items.len() / 2);
+            join(|| hand_out(left, work), || hand_out(right, work));
+        }
+    }
+}
+
 #[cfg(feature = "cpu")]
 fn join(a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
     let done = AtomicBool::new(false);
@@ -172,7 +184,7 @@ fn join(a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
     };
     let second = || {
         let _done = SetAtEnd(&done);
-        b();
+        at_work(b);
     };
     rayon::join(first, second);
 }
@@ -183,34 +195,79 @@ fn join(a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
     b();
 }
 
+/// One stay in [`Team::enter`].
+#[cfg(feature = "cpu")]
+struct Step {
+    done: AtomicBool,
+    /// Threads that are still to begin to follow.
+    n_missing: AtomicUsize,
+}
+
 /// Runs `work` while `n_others` threads look for what it cuts.
 #[cfg(feature = "cpu")]
 fn awake<R: Send>(n_others: usize, work: impl FnOnce() -> R + Send) -> R {
-    let done = AtomicBool::new(false);
-    let leader = rayon::current_thread_index();
+    let step = Step { done: AtomicBool::new(false), n_missing: AtomicUsize::new(n_others) };
     let lead = || {
-        let _done = SetAtEnd(&done);
-        work()
+        let _done = SetAtEnd(&step.done);
+        at_work(work)
     };
-    rayon::join(lead, || follow(n_others, leader, &done)).0
+    rayon::join(lead, || follow(n_others, &step)).0
 }
 
-/// `n` threads that look for work until all is done. Not the leader, who is where the work comes from.
+/// `n` threads that look for work until the step is done: places that any thread may take.
+///
+/// A thread takes none while it is at work. It would stay until the step is done, and the step waits for what is under
+/// this on its stack.
 #[cfg(feature = "cpu")]
-fn follow(n: usize, leader: Option<usize>, done: &AtomicBool) {
-    if n > 1 {
-        rayon::join(|| follow(n / 2, leader, done), || follow(n - n / 2, leader, done));
-    } else if rayon::current_thread_index() != leader {
-        work_until(done);
+fn follow(n: usize, step: &Step) {
+    if AT_WORK.get() {
+        step.n_missing.fetch_sub(n, Ordering::Relaxed);
+    } else if n > 1 {
+        rayon::join(|| follow(n / 2, step), || follow(n - n / 2, step));
+    } else {
+        step.n_missing.fetch_sub(1, Ordering::Relaxed);
+        leave_places(step);
+        work_until(&step.done);
     }
 }
+
+/// Waits a little for other threads to take the places that are left: a thread that looks for work would take them, too.
+#[cfg(feature = "cpu")]
+fn leave_places(step: &Step) {
+    for _ in 0..PATIENCE {
+        if step.n_missing.load(Ordering::Relaxed) == 0 || step.done.load(Ordering::Relaxed) {
+            break;
+        }
+        std::hint::spin_loop();
+    }
+}
+
+#[cfg(feature = "cpu")]
+thread_local! {
+    /// Whether this thread is in the middle of a step's work.
+    static AT_WORK: Cell<bool> = const { Cell::new(false) };
+}
+
+#[cfg(feature = "cpu")]
+fn at_work<R>(work: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            AT_WORK.set(self.0);
+        }
+    }
+    let _restore = Restore(AT_WORK.replace(true));
+    work()
+}
+
+/// Fruitless looks before the processor is offered to others: with more threads than processors, one of them may be who
+/// is waited for.
+#[cfg(feature = "cpu")]
+const PATIENCE: u32 = 1 << 12;
 
 /// Does whatever the team has to do until `done`, without going to sleep.
 #[cfg(feature = "cpu")]
 fn work_until(done: &AtomicBool) {
-    /// Fruitless looks before the processor is offered to others: with more threads than processors, one of them may
-    /// be who is waited for.
-    const PATIENCE: u32 = 1 << 12;
     let mut n_idle = 0;
     while !done.load(Ordering::Acquire) {
         if rayon::yield_now() == Some(rayon::Yield::Executed) {
@@ -308,6 +365,47 @@ mod tests {
             }));
             assert!(panicked.is_err(), "piece {bad}");
             assert_eq!(team.enter(|| 7), 7);
+        }
+    }
+
+    /// On top of work that others wait for, a thread would look for more until the step is done, which waits for it.
+    #[test]
+    #[cfg(feature = "cpu")]
+    fn whoever_is_at_work_does_not_follow() {
+        let step = Step { done: AtomicBool::new(false), n_missing: AtomicUsize::new(3) };
+        at_work(|| follow(3, &step));
+        assert_eq!(step.n_missing.into_inner(), 0);
+
+        let team = Team::new(Some(3)).unwrap();
+        let mut values = [0; 9];
+        team.enter(|| {
+            team.split([Share { values: &mut values, unit: 1 }], |_: [Piece<'_, i32>; 1]| {
+                assert!(AT_WORK.get())
+            });
+            team.each(vec![(); 9], |()| assert!(AT_WORK.get()));
+        });
+        assert!(!AT_WORK.get());
+    }
+
+    #[test]
+    fn many_short_steps_end() {
+        for n in [3, 4, 6] {
+            let team = Team::new(Some(n)).unwrap();
+            let mut values = vec![0_u32; 64];
+            for step in 1..=1000 {
+                team.enter(|| {
+                    for _ in 0..4 {
+                        team.split([Share { values: &mut values, unit: 1 }], |[piece]| {
+                            piece.values.iter_mut().for_each(|v| *v += 1);
+                        });
+                    }
+                });
+                assert!(values.iter().all(|&v| v == 4 * step), "{n} threads, step {step}");
+                if step % 10 == 0 {
+                    // Long enough for the others to fall asleep.
+                    thread::sleep(std::time::Duration::from_micros(200));
+                }
+            }
         }
     }
 
