@@ -80,6 +80,8 @@ pub struct Config {
 
 /// Positions no model of this kind comes near.
 const MOST_POSITIONS: usize = 1 << 20;
+/// Columns of the widest matrix: kernels that add codes where they stand in their byte have sums that fit i32 up to here.
+const MOST_COLS: usize = 1 << 22;
 
 impl Config {
     /// Reads and validates the hyperparameters of a file.
@@ -102,7 +104,11 @@ impl Config {
             return Err(keys.wrong("attention.head_count_kv", &format!("a divisor of head_count, {n_head}")));
         }
         let head_dim = keys.head_dim(n_embd, n_head)?;
-        let n_ff = keys.count_of_layers("feed_forward_length", n_layer, 1 << 22)?;
+        if n_head * head_dim > MOST_COLS {
+            let expected = format!("heads of {head_dim} values that have at most {MOST_COLS} together");
+            return Err(keys.wrong("attention.head_count", &expected));
+        }
+        let n_ff = keys.count_of_layers("feed_forward_length", n_layer, MOST_COLS)?;
         let n_ctx_train = keys.count("context_length", MOST_POSITIONS)?;
         let norm_eps = keys.positive("attention.layer_norm_rms_epsilon", None)?;
         let rope = keys.rope(head_dim)?;
@@ -269,5 +275,34 @@ impl Keys<'_> {
             factors: Vec::new(),
             pairing: if self.arch == Arch::Llama { Pairing::Adjacent } else { Pairing::Halves },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::gguf::{GgufWriter, Value};
+
+    #[test]
+    fn heads_are_not_wider_together_than_kernels_can_add() {
+        let mut writer = GgufWriter::new();
+        let counts = [
+            ("embedding_length", 128),
+            ("block_count", 1),
+            ("attention.head_count", 4097),
+            ("attention.head_count_kv", 1),
+            ("attention.key_length", 1024),
+        ];
+        writer.set("general.architecture", Value::Str(b"llama")).unwrap();
+        for (key, count) in counts {
+            writer.set(&format!("llama.{key}"), Value::U32(count)).unwrap();
+        }
+        let gguf = Gguf::in_memory(Path::new("wide"), writer, |_| Ok(())).unwrap();
+        let error = Config::from_gguf(&gguf).unwrap_err().to_string();
+        let expected =
+            "llama.attention.head_count: expected heads of 1024 values that have at most 4194304 together";
+        assert!(error.contains(expected), "{error}");
     }
 }

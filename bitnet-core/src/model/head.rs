@@ -12,7 +12,7 @@
 
 use super::matrix::{Format, Matrix};
 use crate::kernels::Kernels;
-use crate::ops::screen::{Precision, RUN, ShadowRow, ShadowVector};
+use crate::ops::screen::{MOST_COLS, Precision, RUN, ShadowRow, ShadowVector};
 use crate::pages::Pages;
 use crate::team::{Share, Team};
 use crate::trace::trace_timing;
@@ -83,12 +83,17 @@ impl std::ops::Sub for Sifted {
     }
 }
 
+/// Whether a head `[n_vocab, n_embd]` may have a shadow, and is large enough for one to pay.
+fn serves(n_vocab: usize, n_embd: usize) -> bool {
+    n_embd.is_multiple_of(RUN) && n_embd <= MOST_COLS && n_vocab >= 16 * CHUNK
+}
+
 impl Screen {
-    /// The shadow of `head`; `None` where one does not serve: a head that is not f16, or of odd or small size.
+    /// The shadow of `head`; `None` where one does not serve: a head that is not f16, or of a size that does not.
     #[must_use]
     pub fn new(head: &Matrix, team: &Team, kernels: &Kernels) -> Option<Screen> {
         let (n_vocab, n_embd) = (head.rows(), head.cols());
-        if head.format() != Format::F16 || !n_embd.is_multiple_of(RUN) || n_vocab < 16 * CHUNK {
+        if head.format() != Format::F16 || !serves(n_vocab, n_embd) {
             return None;
         }
         let mut fours = Pages::<u8>::zeroed(n_vocab.checked_mul(n_embd / 2)?)?;
@@ -306,6 +311,12 @@ mod tests {
 
     const N_EMBD: usize = 128;
     const N_VOCAB: usize = 16 * CHUNK + 77;
+
+    #[test]
+    fn a_head_too_wide_too_small_or_of_broken_runs_has_no_shadow() {
+        assert!(serves(N_VOCAB, N_EMBD) && serves(N_VOCAB, MOST_COLS));
+        assert!(!serves(N_VOCAB, MOST_COLS + RUN) && !serves(N_VOCAB, N_EMBD + 1) && !serves(CHUNK, N_EMBD));
+    }
 
     /// A head of these rows in a file of its own.
     fn head_of(rows: &[f16], kernels: &Kernels) -> (tempfile::TempDir, Matrix) {
