@@ -15,11 +15,12 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 say "building and running the bench"
-(cd "$ROOT" && cargo bench --quiet --locked -p bitnet-core --bench kernels --target-dir target-plain) >"$work/lines" \
-    || die "the bench of the kernels failed"
+kernels=$(bench_of kernels --target-dir target-plain)
+run_bench "$kernels" >"$work/lines" || die "the bench of the kernels failed"
 grep -q '^gemv_i2s ' "$work/lines" || die "the bench printed no line of gemv_i2s"
 {
     text_header kernels
+    text_binary "$kernels"
     echo "threads: 1"
     echo "command: cargo bench -p bitnet-core --bench kernels"
     echo "columns: kernel, instruction set, bytes and products per second, share of the ceiling, slowest and fastest run"

@@ -43,6 +43,8 @@ passed=true
 {
     echo "{"
     json_header transformers | sed "s/\"profile\": \"release\"/\"profile\": \"$profile\"/"
+    member command "$INVOKED"
+    json_binaries "$BITNET"
     tail -n +2 "$work/body"
 } >"$work/receipt"
 write_receipt transformers.json "$work/receipt"

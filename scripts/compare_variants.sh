@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Both variants must do the same thing: same text, same logits to the bit, same `inspect`, and nothing on stderr,
-# while no switch is set; and with every switch on, the instrumented one must print the same text and trace the logits
-# that the plain one records.
+# while no switch is set; and with every switch on, the instrumented one must print the same text, trace the logits that
+# the plain one records, four times for every token and every matrix once, and write a trace file that parses.
 #
 # Usage: scripts/compare_variants.sh [MODEL]...
 #
@@ -20,6 +20,7 @@ for model in "$@"; do
     [[ $model != -* ]] || die "$model: unknown argument; see --help"
     [[ -f $model ]] || die "$model: no such model file"
 done
+need_json_pp
 
 build plain
 build instrument
@@ -56,36 +57,69 @@ same() {
     cat "$work/result" >>"$work/results"
 }
 
-# traced NAME FLAGS...: `run` with every switch on. Its stdout must be $work/text, and its parity lines those of
-# $work/logits: what `run` and `parity --record` of the plain variant gave.
+# Tokens that are generated, end tokens among them: as many lines of logits.
+STEPS=16
+
+# traced NAME FLAGS...: `run` with every switch on. Its stdout must be $work/text, its parity lines $work/logits, and the
+# matrices it names those with a kernel in $work/inspect: what `run`, `parity --record` and `inspect` of the plain variant
+# gave.
 traced() {
-    local name=$1 line n
+    local name=$1 n
     shift
+    rm -f "$work/trace.json"
     env BITNET_PARITY=1 BITNET_TRACE_QUANT=1 BITNET_TRACE_TIMING=1 BITNET_TRACE_FILE="$work/trace.json" \
         "$INSTRUMENT" "$@" >"$work/set" 2>"$work/set.err" \
         || die "$name: the instrument variant failed with its switches set: $(tail -n 3 "$work/set.err")"
     cmp "$work/text" "$work/set" || die "$name: setting the switches changes what is printed"
-    for line in '{"step":' 'quant_dispatch: ' 'timing: '; do
-        grep -q -F "$line" "$work/set.err" || die "$name: switches set, but no line with $line on stderr"
-    done
-    [[ -s $work/trace.json ]] || die "$name: BITNET_TRACE_FILE was set, but no trace was written"
-    grep '^{"step":' "$work/set.err" >"$work/set.logits"
-    n=$(wc -l <"$work/set.logits")
-    head -n "$n" "$work/logits" | cmp - "$work/set.logits" || die "$name: the traced logits are not the recorded ones"
+    sed -n '/^{"step":/p' "$work/set.err" >"$work/set.logits"
+    n=$(grep -c '^{"step":' "$work/logits") || true
+    [[ $n -eq $STEPS ]] || die "$name: expected $STEPS recorded steps, found $n"
+    cmp "$work/logits" "$work/set.logits" || die "$name: the traced logits are not the recorded ones"
+    n=$(grep -c '^timing: ' "$work/set.err") || true
+    [[ $n -eq $((4 * STEPS)) ]] || die "$name: expected four timing lines for each of $STEPS tokens, found $n"
+    sed -n 's/^quant_dispatch: tensor=\([^ ]*\) .*/\1/p' "$work/set.err" | sort >"$work/set.matrices"
+    cmp "$work/matrices" "$work/set.matrices" || die "$name: the traced matrices are not those with a kernel, each once"
+    check_trace "$work/trace.json" || die "$name: BITNET_TRACE_FILE was set, but the trace is not one"
+}
+
+# matrices INSPECT: the names of the tensors that it says are multiplied by, sorted.
+matrices() {
+    perl -MJSON::PP -e '
+        my $tensors = decode_json(do { local $/; <STDIN> })->{tensors};
+        print map { "$_->{name}\n" } grep { defined $_->{kernel} } @$tensors;
+    ' <"$1" | sort
+}
+
+# check_trace FILE: a whole JSON document with spans of every token.
+check_trace() {
+    perl -MJSON::PP -e '
+        my ($steps) = @ARGV;
+        my $events = decode_json(do { local $/; <STDIN> })->{traceEvents};
+        my %spans;
+        $spans{$_->{name}}++ for grep { $_->{ph} eq "X" } @$events;
+        for (qw(embed forward logits sample)) {
+            my $n = $spans{$_} // 0;
+            $n == $steps or die "expected $steps spans $_, found $n\n";
+        }
+    ' "$STEPS" <"$1"
 }
 
 # compare NAME FILE INPUT...: everything about one model; without a file, about the embedded one.
 compare() {
-    local name=$1 file=$2 model=()
+    local name=$1 file=$2 model=() past_the_end
     shift 2
     [[ -z $file ]] || model=(-m "$file")
     same "inspect, $name" inspect --json ${file:+"$file"}
-    same "logits, $name" parity --record - "${model[@]}" "$@" -n 16
+    matrices "$work/plain" >"$work/matrices"
+    [[ -s $work/matrices ]] || die "$name: inspect names no kernel"
+    same "logits, $name" parity --record - "${model[@]}" "$@" -n "$STEPS"
     cp "$work/plain" "$work/logits"
-    same "run, $name" run "${model[@]}" "$@" -n 16 --greedy --quiet
+    same "run, $name" run "${model[@]}" "$@" -n "$STEPS" --greedy --quiet
+    past_the_end=(run "${model[@]}" "$@" -n "$STEPS" --greedy --ignore-eos --quiet)
+    same "run past end tokens, $name" "${past_the_end[@]}"
     cp "$work/plain" "$work/text"
     sha256 "$work/text" >>"$work/texts"
-    traced "run, $name" run "${model[@]}" "$@" -n 16 --greedy --quiet
+    traced "run past end tokens, $name" "${past_the_end[@]}"
 }
 
 compare_model() {
@@ -138,6 +172,7 @@ instrument_bytes=$(size "$INSTRUMENT")
     echo "{"
     json_header variants
     echo "  \"features\": [\"\", \"instrument\"],"
+    member command "$INVOKED"
     member isa "$ISA"
     echo "  \"threads\": $THREADS,"
     echo "  \"plain\": {\"sha256\": \"$plain_sha256\", \"bytes\": $plain_bytes},"
@@ -151,7 +186,11 @@ instrument_bytes=$(size "$INSTRUMENT")
     echo "  ],"
     echo "  \"embedded_model_compared\": $embedded,"
     echo "  \"switches_set_stdout_identical\": true,"
-    echo "  \"switches_set_logits_identical\": true"
+    echo "  \"switches_set_logits_identical\": true,"
+    echo "  \"switches_set_steps\": $STEPS,"
+    echo "  \"switches_set_timing_lines_of_a_step\": 4,"
+    echo "  \"switches_set_matrices_named_once\": true,"
+    echo "  \"switches_set_trace_parsed\": true"
     echo "}"
 } >"$work/receipt"
 write_receipt variants.json "$work/receipt"

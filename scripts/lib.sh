@@ -9,6 +9,7 @@ ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd) # with CDP
 RECEIPTS=${BITNET_RECEIPTS:-$ROOT/receipts} # .ci/run has its own, so that the committed ones stay as they are
 PLAIN=$ROOT/target-plain/release/bitnet
 INSTRUMENT=$ROOT/target-instrument/release/bitnet
+PUBLISHED=$ROOT/models/microsoft-bitnet-b1.58-2B-4T-gguf/ggml-model-i2_s.gguf # where README.md puts it
 
 die() {
     echo "$(basename "$0"): $*" >&2
@@ -53,7 +54,6 @@ python_with() {
 # choose_model [MODEL] [TOKENIZER]: sets MODEL, MODEL_IS, and INPUT, the flags that give `run` its prompt. The demo model
 # stands in for the published one because what it says depends on its logits: a synthesized one repeats the last token.
 choose_model() {
-    local default=$ROOT/models/microsoft-bitnet-b1.58-2B-4T-gguf/ggml-model-i2_s.gguf
     local demo=$ROOT/bitnet-cli/assets/demo.gguf
     local tokenizer=${2:-}
     INPUT=(-p "The capital of France is")
@@ -62,8 +62,8 @@ choose_model() {
         MODEL=$(CDPATH='' cd -- "$(dirname -- "$1")" && pwd)/$(basename -- "$1")
         MODEL_IS="given"
         INPUT=(--tokens "1,2,3,4,5,6,7,8") # it may have no vocabulary
-    elif [[ -f $default ]]; then
-        MODEL=$default
+    elif [[ -f $PUBLISHED ]]; then
+        MODEL=$PUBLISHED
         MODEL_IS="microsoft/bitnet-b1.58-2B-4T-gguf"
     else
         MODEL=$demo
@@ -101,6 +101,27 @@ ask_engine() {
     ISA=$(sed -n 's/.*"isa":"\([a-z0-9]*\)".*/\1/p' <<<"$json")
     THREADS=$(sed -n 's/.*"threads":\([0-9]*\).*/\1/p' <<<"$json")
     [[ -n $ISA && -n $THREADS ]] || die "no isa or no threads in the JSON of $(shown "$1") run"
+}
+
+# bench_of NAME FLAG...: builds a bench of the engine and prints the path of its executable, which `run_bench` runs.
+bench_of() {
+    local name=$1 path
+    shift
+    path=$(cd "$ROOT" && cargo bench --quiet --locked -p bitnet-core --bench "$name" "$@" --no-run \
+        --message-format json-render-diagnostics \
+        | sed -n 's/.*"kind":\["bench"\].*"executable":"\([^"]*\)".*/\1/p') || die "the bench $name does not build"
+    [[ -x $path ]] || die "cargo names no executable of the bench $name"
+    echo "$path"
+}
+
+# run_bench EXECUTABLE ARGUMENT...: as `cargo bench` does.
+run_bench() {
+    (cd "$ROOT/bitnet-core" && "$1" --bench "${@:2}")
+}
+
+# need_json_pp: perl alone is not enough for what reads JSON.
+need_json_pp() {
+    perl -MJSON::PP -e 1 2>/dev/null || die "perl has no JSON::PP (Debian: apt install perl)"
 }
 
 # unset_switches COMMAND...: runs it with every switch unset.
@@ -143,9 +164,12 @@ commit() {
     git -C "$ROOT" rev-parse HEAD 2>/dev/null || echo unknown
 }
 
-# Whether anything but receipts differs from the commit.
+# Whether anything but receipts differs from the commit; null where git cannot tell.
 dirty() {
-    if [[ -z $(git -C "$ROOT" status --porcelain -- . ':!receipts' 2>/dev/null) ]]; then
+    local changes
+    if ! changes=$(git -C "$ROOT" status --porcelain -- . ':!receipts' 2>/dev/null); then
+        echo null
+    elif [[ -z $changes ]]; then
         echo false
     else
         echo true
@@ -160,6 +184,18 @@ cpu() {
         model=$(sysctl -n machdep.cpu.brand_string 2>/dev/null || true)
     fi
     echo "${model:-$(uname -m)}"
+}
+
+# What tells CPUs of one name apart, on x86: "AMD EPYC" is the name of several.
+cpu_id() {
+    [[ -r /proc/cpuinfo ]] || return 0
+    awk -F ' *\t*: *' '
+        $1 == "cpu family" || $1 == "model" || $1 == "stepping" {
+            sub("^cpu ", "", $1)
+            id = id (id == "" ? "" : ", ") $1 " " $2
+        }
+        $1 == "stepping" { exit }
+        END { print id }' /proc/cpuinfo
 }
 
 # The instruction sets an ISA choice depends on, as the kernel reports them.
@@ -179,24 +215,33 @@ processors() {
 
 # text_header NAME: the circumstances, one `key: value` per line.
 text_header() {
-    local date commit dirty rustc cpu features processors
+    local date rustc cpu cpu_id features processors
     date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
-    commit=$(commit)
-    dirty=$(dirty)
     rustc=$(rustc --version)
     cpu=$(cpu)
+    cpu_id=$(cpu_id)
     features=$(cpu_features)
     processors=$(processors)
     echo "receipt: $1"
     echo "schema: 1"
     echo "date: $date"
-    echo "commit: $commit"
-    echo "dirty: $dirty"
+    echo "commit: $COMMIT"
+    echo "dirty: $DIRTY"
     echo "rustc: $rustc"
     echo "profile: release"
     echo "cpu: $cpu"
+    echo "cpu_id: $cpu_id"
     echo "cpu_features: $features"
     echo "processors: $processors"
+}
+
+# text_binary BINARY: which executable was measured.
+text_binary() {
+    local binary sha256
+    binary=$(shown "$1")
+    sha256=$(sha256 "$1")
+    echo "binary: $binary"
+    echo "binary_sha256: $sha256"
 }
 
 # The model's part of it, after `choose_model` and `ask_engine`.
@@ -227,24 +272,48 @@ member() {
 
 # json_header NAME: the circumstances, as the first members of an object.
 json_header() {
-    local date commit dirty rustc cpu features processors
+    local date rustc cpu cpu_id features processors
     date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
-    commit=$(commit)
-    dirty=$(dirty)
     rustc=$(rustc --version)
     cpu=$(cpu)
+    cpu_id=$(cpu_id)
     features=$(cpu_features)
     processors=$(processors)
     member receipt "$1"
     echo '  "schema": 1,'
     member date "$date"
-    member commit "$commit"
-    echo "  \"dirty\": $dirty,"
+    member commit "$COMMIT"
+    echo "  \"dirty\": $DIRTY,"
     member rustc "$rustc"
     member profile release
     member cpu "$cpu"
+    member cpu_id "$cpu_id"
     member cpu_features "$features"
     member processors "$processors"
+}
+
+# json_binary BINARY: which executable it was, as members within a line.
+json_binary() {
+    local binary sha256 bytes
+    binary=$(shown "$1")
+    sha256=$(sha256 "$1")
+    bytes=$(size "$1")
+    printf '"binary": '
+    json "$binary"
+    printf ', "sha256": "%s", "bytes": %s' "$sha256" "$bytes"
+}
+
+# json_binaries BINARY...: those that were measured, as a member.
+json_binaries() {
+    local binary before=""
+    echo '  "binaries": ['
+    for binary in "$@"; do
+        printf '%s    { ' "$before"
+        json_binary "$binary"
+        printf ' }'
+        before=$',\n'
+    done
+    printf '\n  ],\n'
 }
 
 # The model's part of it, after `choose_model` and `ask_engine`.
@@ -269,3 +338,8 @@ write_receipt() {
     mv "$RECEIPTS/.$1.part" "$RECEIPTS/$1"
     say "wrote $(shown "$RECEIPTS/$1")"
 }
+
+# The source and the command, as they were before anything was built or measured. Paths as `shown` has them.
+COMMIT=$(commit)
+DIRTY=$(dirty)
+INVOKED=$(shown_command "scripts/$(basename -- "$0")" "$@")

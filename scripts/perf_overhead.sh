@@ -88,8 +88,8 @@ ask_engine "$PLAIN"
 
 say "single spans"
 spans_within=true
-(cd "$ROOT" && cargo bench --quiet --locked -p bitnet-core --features instrument --bench trace \
-    --target-dir target-instrument -- --check) >"$work/spans" || spans_within=false
+spans=$(bench_of trace --features instrument --target-dir target-instrument)
+run_bench "$spans" --check >"$work/spans" || spans_within=false
 # What it printed, one JSON member a line.
 perl -ne 'push @m, sprintf(q(    "%s": { "median_ns": %s, "least": %s, "most": %s, "limit": %s }), $1, $2, $3, $4, $5)
     if /^(\S.*?)\s+(-?[0-9.]+) ns per span \((-?[0-9.]+) to (-?[0-9.]+)\), limit ([0-9.]+)$/;
@@ -146,6 +146,7 @@ shown=$(shown_command bitnet "${arguments[@]}")
     echo '  "features": { "plain": "", "again": "", "unset": "instrument", "set": "instrument" },'
     echo "  \"set_switches\": [\"${set_switches[0]}\", \"${set_switches[1]}\"],"
     member command "$shown"
+    json_binaries "$PLAIN" "$INSTRUMENT" "$spans"
     echo '  "spans": {'
     cat "$work/spans.json"
     echo '  },'

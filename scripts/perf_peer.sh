@@ -40,7 +40,7 @@ IFS=, read -r -a counts <<<"$threads"
 [[ -z $(printf '%s\n' "${counts[@]}" | sort | uniq -d) ]] || die "THREADS=$threads: expected each number once"
 [[ -f $1 && -x $1 ]] || die "$1: no such executable"
 [[ -f $2 ]] || die "$2: no such model file"
-perl -MJSON::PP -e 1 2>/dev/null || die "perl has no JSON::PP (Debian: apt install perl)"
+need_json_pp
 PEER=$(CDPATH='' cd -- "$(dirname -- "$1")" && pwd)/$(basename -- "$1")
 
 build plain
@@ -175,13 +175,9 @@ echo "    }" >>"$work/tests"
 
 # engine NAME BINARY: a member that says what was measured.
 engine() {
-    local shown sha256 bytes
-    shown=$(shown "$2")
-    sha256=$(sha256 "$2")
-    bytes=$(size "$2")
-    printf '  "%s": { "binary": ' "$1"
-    json "$shown"
-    echo ", \"sha256\": \"$sha256\", \"bytes\": $bytes, \"says\": $(<"$work/$1.says") },"
+    printf '  "%s": { ' "$1"
+    json_binary "$2"
+    echo ", \"says\": $(<"$work/$1.says") },"
 }
 
 for count in "${counts[@]}"; do

@@ -45,6 +45,7 @@ ask_engine "$INSTRUMENT"
 {
     text_header phase1_quant_probe
     echo "features: instrument"
+    text_binary "$INSTRUMENT"
     text_model
     echo "command: BITNET_TRACE_QUANT=1 $shown"
     echo "tensors: $found"

@@ -164,6 +164,7 @@ fn git(folder: &Path, args: &[&str]) -> Option<String> {
 fn machine() -> Value {
     json!({
         "cpu": cpu_model(),
+        "cpu_id": cpu_id(),
         "cpus": std::thread::available_parallelism().map_or(1, |n| n.get()),
         "arch": std::env::consts::ARCH,
         "os": std::env::consts::OS,
@@ -172,14 +173,23 @@ fn machine() -> Value {
 
 /// The CPU's own name, where the system tells it without privileges or a library.
 pub(crate) fn cpu_model() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
-        let line = info.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
-        Some(line.split_once(':')?.1.trim().to_owned()).filter(|value| !value.is_empty())
-    };
     // 32- and 64-bit ARM kernels give numbers instead of a name.
-    let arm = || Some(format!("implementer {} part {}", field("CPU implementer")?, field("CPU part")?));
-    field("model name").or_else(arm).unwrap_or_else(|| "unknown".into())
+    let arm =
+        || Some(format!("implementer {} part {}", cpu_field("CPU implementer")?, cpu_field("CPU part")?));
+    cpu_field("model name").or_else(arm).unwrap_or_else(|| "unknown".into())
+}
+
+/// What tells CPUs of one name apart, on x86: "AMD EPYC" is the name of several.
+fn cpu_id() -> Option<String> {
+    let [family, model, stepping] = ["cpu family", "model", "stepping"].map(cpu_field);
+    Some(format!("family {}, model {}, stepping {}", family?, model?, stepping?))
+}
+
+/// What Linux says of the first processor under `name`.
+fn cpu_field(name: &str) -> Option<String> {
+    let info = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = info.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
+    Some(line.split_once(':')?.1.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
 /// `2026-07-28T12:34:56Z`.

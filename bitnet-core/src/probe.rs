@@ -1,8 +1,9 @@
-//! What this machine can do at most: bytes read and int8 products, per second.
+//! What this machine can do at most with these kernels: bytes read and int8 products, per second.
 //!
 //! Decoding is bound by the first, prefill by the second; a speed means little without them. Both take about a
 //! second, run on threads of their own, and report the best of a few rounds: a ceiling is what was reached once, by
-//! whichever way of reading was the fastest.
+//! whichever way of reading was the fastest. That of products is what the engine's own kernel reaches on operands in
+//! the caches, not the rate of an instruction.
 
 use std::hint::black_box;
 use std::sync::{Barrier, mpsc};
@@ -67,9 +68,10 @@ pub fn read_bandwidth(n_threads: usize) -> Result<f64> {
 /// Multiply-adds of int8 per second by the ternary matrix kernel of the best instruction set, on `n_threads`
 /// threads whose operands stay in their caches.
 ///
-/// What it measures is the kernel, unpacking and rescaling included: the ceiling of prefill. It is a little below that
-/// of the multiply instruction, or well above it where one multiplication makes two products, or none is made and sums
-/// are looked up.
+/// What it measures is the kernel, unpacking and rescaling included: the ceiling of prefill with this kernel, whatever a
+/// better one could reach. It is a little below that of the multiply instruction, or well above it where one
+/// multiplication makes two products, or none is made and sums are looked up. Then each call also finds where the sums
+/// of every row lie, which a model does once for all tokens of a batch.
 ///
 /// # Errors
 /// If `n_threads` is zero or absurd, or the system refuses the threads.
