@@ -43,10 +43,12 @@ pub struct Screening {
     upper: Vec<f64>,
     /// Largest lower bound of each chunk's rows.
     lower: Vec<f64>,
-    /// How many rows of each chunk four bits left.
+    /// How many rows of each chunk are left after four bits: as f64, since one cut among threads takes values of one
+    /// type.
     left: Vec<f64>,
     /// Numbers of the chunks, those with the largest lower bounds first.
     ordered: Vec<u32>,
+    /// The rows that are evaluated.
     candidates: Vec<u32>,
     sifted: Sifted,
 }
@@ -140,11 +142,7 @@ impl Screen {
     ) -> usize {
         work.load(x, self.rows.len());
         self.by_four_bits((team, kernels), work);
-        let reached = work.reached(k, |r| {
-            let mut logit = [0.0];
-            head.logit(kernels, r, x, &mut logit[0]);
-            f64::from(logit[0])
-        });
+        let reached = work.reached(k, |r| f64::from(head.logit(kernels, r, x)));
         self.by_six_bits((team, kernels), work, reached);
         work.pick_candidates(k, reached);
         logits.fill(f32::NEG_INFINITY);
@@ -224,7 +222,7 @@ fn pick(picked: &mut [u32; CHUNK], upper: &[f64], least: f64) -> usize {
 #[trace_timing(rescore, rows = rows.len(), bytes = 2 * rows.len() * x.len())]
 fn rescore(head: &Matrix, kernels: &Kernels, logits: &mut [f32], x: &[f32], rows: &[u32]) {
     for &r in rows {
-        head.logit(kernels, r as usize, x, &mut logits[r as usize]);
+        logits[r as usize] = head.logit(kernels, r as usize, x);
     }
 }
 

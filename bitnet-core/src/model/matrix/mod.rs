@@ -3,8 +3,9 @@
 //! - `open`: a tensor's claims, checked, and what its type means here
 //! - `place`: ternary weights in large pages of our own, four or five to a byte, and by columns
 //! - `repack`: ternary tensors of other formats, turned into the order kernels read
-//! - `product`: which kernel each format goes to, and how threads share rows and tokens
-//! - `ready`: what kernels make of rows before many tokens are multiplied with them
+//! - `product`: which kernel each format goes to, for one token and for many
+//! - `strips`: how threads share the rows and tokens of a product with many tokens
+//! - `ready`: rows prepared once for a product with many tokens
 //! - `skip`: products that leave out rows or columns which cannot matter
 //! - `scaled`: ternary products whose rows or blocks have scales of their own
 //! - `workspace`: what a session's products need beside what they read and write
@@ -16,6 +17,7 @@ mod ready;
 mod repack;
 mod scaled;
 mod skip;
+mod strips;
 mod workspace;
 
 use std::sync::Arc;

@@ -8,7 +8,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::product::{Cut, ROWS_TOGETHER, Strip, add_product, strips, with_products};
+use super::product::{ROWS_TOGETHER, add_product, with_products};
+use super::strips::{Cut, Strip, strips};
 use super::{Format, Matrix, Packed, Ready, Scale, Workspace};
 use crate::kernels::Kernels;
 use crate::model::config::Activation;
