@@ -4,7 +4,7 @@ use crate::TokenId;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::forward::{Activations, Results, Step};
+use crate::forward::{Activations, Outputs, Step};
 use crate::kv_cache::KvCache;
 use crate::model::{Logits, Model, Sifted, Skipped};
 use crate::team::Team;
@@ -141,7 +141,7 @@ impl<'m> Session<'m> {
         self.check(tokens)?;
         let before = self.pos;
         self.embed(tokens);
-        let done = self.forward(Results::Last, &mut go_on);
+        let done = self.forward(Outputs::Last, &mut go_on);
         if done {
             self.logits(tokens.len() - 1, wanted);
         } else {
@@ -173,7 +173,7 @@ impl<'m> Session<'m> {
         let mut index = 0;
         for batch in tokens.chunks(self.n_batch) {
             self.embed(batch);
-            self.forward(Results::Each, &mut || true);
+            self.forward(Outputs::All, &mut || true);
             for t in 0..batch.len() {
                 self.logits(t, Logits::All);
                 each(index, self.act.last_logits());
@@ -189,12 +189,12 @@ impl<'m> Session<'m> {
         self.step().embed(tokens);
     }
 
-    /// The new tokens through every block, batch by batch; `false` if `go_on` said no before one of them.
+    /// Runs the new tokens through every block, batch by batch; `false` if `go_on` said no before one of them.
     #[trace_timing(forward)]
-    fn forward(&mut self, results: Results, go_on: &mut (dyn FnMut() -> bool + Send)) -> bool {
+    fn forward(&mut self, outputs: Outputs, go_on: &mut (dyn FnMut() -> bool + Send)) -> bool {
         let (team, n_batch) = (self.team.clone(), self.n_batch);
         let mut step = self.step();
-        let done = team.enter(|| step.forward(n_batch, results, go_on));
+        let done = team.enter(|| step.forward(n_batch, outputs, go_on));
         self.pos = step.pos;
         done
     }
