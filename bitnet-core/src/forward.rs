@@ -35,9 +35,9 @@ pub struct Activations {
     /// Input of `ffn_down`, `[n, n_ff]`.
     ff: Lines<f32>,
     operand: Operand,
-    /// Rotary angles, `[n, n_rot / 2]`.
+    /// Cosines of the rotary angles, `[n, n_rot / 2]`.
     cos: Lines<f32>,
-    /// Of the same shape.
+    /// Sines of the rotary angles, `[n, n_rot / 2]`.
     sin: Lines<f32>,
     /// `[n_vocab]`
     logits: Vec<f32>,
@@ -115,7 +115,7 @@ impl Step<'_> {
         let (w, c) = (self.model.weights(), self.model.config());
         self.act.x.resize(tokens.len() * c.n_embd);
         for (x, &token) in self.act.x.chunks_exact_mut(c.n_embd).zip(tokens) {
-            w.token_embd.expand_row(token as usize, x);
+            w.token_embd.dequantize_row(token as usize, x);
         }
     }
 

@@ -1,8 +1,8 @@
 //! A text in progress: a position, a cache, and the steps that move it on.
 
-use crate::TokenId;
 use std::sync::Arc;
 
+use crate::TokenId;
 use crate::error::{Error, Result};
 use crate::forward::{Activations, Outputs, Step};
 use crate::kv_cache::KvCache;
@@ -87,7 +87,7 @@ impl<'m> Session<'m> {
     /// Threads at work.
     #[must_use]
     pub fn n_threads(&self) -> usize {
-        self.team.len()
+        self.team.n_threads()
     }
 
     /// Bytes of a full cache.

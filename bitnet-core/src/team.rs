@@ -71,16 +71,10 @@ impl Team {
         Ok(Team { n: 1 })
     }
 
-    /// Number of threads.
+    /// Number of threads, at least 1.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn n_threads(&self) -> usize {
         self.n
-    }
-
-    /// Never: a team has at least the caller.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        false
     }
 
     /// Runs `work` on a thread of the team, so that the cuts inside it need not wake anyone up first.
@@ -285,7 +279,7 @@ mod tests {
                         },
                     );
                 });
-                let expected = if units_a.max(units_b) > 1 { team.len() } else { 1 };
+                let expected = if units_a.max(units_b) > 1 { team.n_threads() } else { 1 };
                 assert_eq!(calls.into_inner().unwrap(), expected);
                 assert!(a.iter().enumerate().all(|(i, &v)| v == i as f32));
                 assert!(b.iter().all(|&v| v == 1.0));

@@ -103,7 +103,7 @@ impl Screen {
                 let mut w = vec![0.0; n_embd];
                 let planes = fours.chunks_exact_mut(n_embd / 2).zip(twos.chunks_exact_mut(n_embd / 4));
                 for (r, ((fours, twos), row)) in planes.zip(rows).enumerate() {
-                    head.expand_row(i * CHUNK + r, &mut w);
+                    head.dequantize_row(i * CHUNK + r, &mut w);
                     *row = kernels.shadow_row(fours, twos, &w);
                 }
             });

@@ -26,7 +26,7 @@ pub struct SamplerOptions {
     pub repeat_penalty: f32,
     /// How many accepted tokens count as recent; 0: none, at most 1 048 576.
     pub repeat_last_n: usize,
-    /// Where the draws begin.
+    /// Seed of the random draws.
     pub seed: u64,
 }
 
@@ -50,6 +50,11 @@ impl SamplerOptions {
     #[must_use]
     pub fn greedy() -> SamplerOptions {
         SamplerOptions { temperature: 0.0, ..SamplerOptions::default() }
+    }
+
+    /// How many tokens are remembered: none, if a penalty of 1 would change nothing.
+    fn n_recent(&self) -> usize {
+        if self.repeat_penalty == 1.0 { 0 } else { self.repeat_last_n }
     }
 
     fn check(&self) -> Result<()> {
@@ -111,10 +116,9 @@ impl Sampler {
     /// If an option is out of its range; the message names the flag and the range.
     pub fn new(options: SamplerOptions) -> Result<Sampler> {
         options.check()?;
-        let n_recent = if options.repeat_penalty == 1.0 { 0 } else { options.repeat_last_n };
         Ok(Sampler {
             random: SplitMix64(options.seed),
-            recent: Vec::with_capacity(n_recent),
+            recent: Vec::with_capacity(options.n_recent()),
             oldest: 0,
             penalized: Vec::new(),
             candidates: Vec::new(),
@@ -153,9 +157,9 @@ impl Sampler {
         self.oldest = 0;
     }
 
-    /// Counts `id` as recent. Call it for every token of the context, the prompt's too.
+    /// Counts `id` as recent. To be called for every token of the context, the prompt's too.
     pub fn accept(&mut self, id: TokenId) {
-        let n_max = if self.options.repeat_penalty == 1.0 { 0 } else { self.options.repeat_last_n };
+        let n_max = self.options.n_recent();
         if self.recent.len() < n_max {
             self.recent.push(id);
         } else if n_max > 0 {
@@ -257,7 +261,7 @@ impl Sampler {
         self.candidates.truncate(n_kept);
     }
 
-    /// Drops what min-p drops, and weighs the others at the temperature.
+    /// Drops candidates that fall short of min-p, and weighs the others at the temperature.
     fn weigh(&mut self) {
         let max = self.max();
         let min_p = f64::from(self.options.min_p);
@@ -293,14 +297,14 @@ impl Sampler {
 /// The id of the largest logit, the lowest id among equals. NaN never wins; without any number, id 0.
 #[must_use]
 pub fn argmax(logits: &[f32]) -> TokenId {
-    const SOME: usize = 64;
+    const CHUNK: usize = 64;
     let (mut best, mut max) = (0, f32::NEG_INFINITY);
-    for (first, some) in (0..).step_by(SOME).zip(logits.chunks(SOME)) {
-        // Asked of all of them, which is quick; most often there is none.
-        if !some.iter().fold(false, |any, &logit| any | (logit > max)) {
+    for (first, chunk) in (0..).step_by(CHUNK).zip(logits.chunks(CHUNK)) {
+        // Comparing a whole chunk is quick, and most often nothing in it is larger.
+        if !chunk.iter().fold(false, |any, &logit| any | (logit > max)) {
             continue;
         }
-        for (id, &logit) in (first..).zip(some) {
+        for (id, &logit) in (first..).zip(chunk) {
             if logit > max {
                 (best, max) = (id, logit);
             }

@@ -282,14 +282,15 @@ impl Matrix {
         bytemuck::cast_slice(self.bytes())
     }
 
-    /// Expands row `r` to f32.
+    /// Row `r` as f32.
     ///
     /// # Panics
     /// If the matrix is ternary, `r` is past the last row, or `out` is not `cols` long.
-    pub fn expand_row(&self, r: usize, out: &mut [f32]) {
+    pub fn dequantize_row(&self, r: usize, out: &mut [f32]) {
         let ty = match self.format {
             Format::Ternary { .. } => panic!("rows of ternary {} are not looked up", self.name()),
-            // All at once, several times as fast as one by one: the screen of the head is made of this.
+            // Converting a whole row is several times as fast as one value after the other, and the screen of the head
+            // is made from every row.
             Format::F16 => return self.halves()[r * self.cols..][..self.cols].convert_to_f32_slice(out),
             Format::Dense(ty) => ty,
         };

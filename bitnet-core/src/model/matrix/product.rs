@@ -55,7 +55,7 @@ impl Matrix {
             Format::Dense(_) => {
                 with_row(self.cols, |row| {
                     for (r, y) in y.iter_mut().enumerate() {
-                        self.expand_row(first + r, row);
+                        self.dequantize_row(first + r, row);
                         kernels.gemv_f32(std::slice::from_mut(y), row, x.float(0));
                     }
                 });
@@ -106,7 +106,7 @@ impl Matrix {
             Format::Dense(_) => {
                 with_row(self.cols, |row| {
                     for r in 0..rows {
-                        self.expand_row(first + r, row);
+                        self.dequantize_row(first + r, row);
                         for (y, t) in y.iter_mut().zip(t..) {
                             kernels.gemv_f32(&mut y[r..=r], row, x.float(t));
                         }

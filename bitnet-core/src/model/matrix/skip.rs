@@ -185,7 +185,7 @@ pub fn add_sparse_product(
         return add_product(team, kernels, (m, y), x, work);
     }
     assert!(x.cols() == m.cols && y.len() == m.rows, "{}: activations or outputs of other shape", m.name());
-    let (rows, n) = (m.rows.next_multiple_of(LINE_ROWS), team.len());
+    let (rows, n) = (m.rows.next_multiple_of(LINE_ROWS), team.n_threads());
     work.sums.resize(n * rows);
     team.split([Share { values: &mut work.sums, unit: rows }], |[sums]| {
         for (i, sums) in (sums.first / rows..).zip(sums.values.chunks_exact_mut(rows)) {

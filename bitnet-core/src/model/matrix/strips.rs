@@ -65,12 +65,12 @@ impl Cut {
     pub(super) fn new(m: Ready<'_>, n: usize, kernels: &Kernels, team: &Team) -> Cut {
         const STRIPS_PER_THREAD: usize = 4;
         let rows = m.matrix.rows;
-        let even = rows.div_ceil(team.len() * STRIPS_PER_THREAD).next_multiple_of(ROWS_TOGETHER);
+        let even = rows.div_ceil(team.n_threads() * STRIPS_PER_THREAD).next_multiple_of(ROWS_TOGETHER);
         match kernels.tiling() {
             Tiling::Full { size, least } if m.prepared().is_some() => {
                 let rest = n % size;
                 let tiled = if rest < least { n - rest } else { n };
-                let tiled_rows = tiled_rows(rows, tiled.div_ceil(size), team.len());
+                let tiled_rows = tiled_rows(rows, tiled.div_ceil(size), team.n_threads());
                 Cut { tiled, tile: size, tiled_rows, rows: even }
             }
             _ => Cut { tiled: 0, tile: n.max(1), tiled_rows: rows, rows: even },
