@@ -96,13 +96,13 @@ impl<'m> Session<'m> {
         self.cache.n_bytes()
     }
 
-    /// How many rows of the head were looked at how closely, over all steps with the screened one.
+    /// Counters of the screened head.
     #[must_use]
     pub fn sifted(&self) -> Sifted {
         self.act.sifted()
     }
 
-    /// What of the layers' weights was left unread, over all steps of one token.
+    /// Weights that decode steps did not have to read, so far.
     #[must_use]
     pub fn skipped(&self) -> Skipped {
         self.act.skipped()
@@ -127,8 +127,8 @@ impl<'m> Session<'m> {
         Ok(self.act.last_logits())
     }
 
-    /// As [`Session::prefill`], for the logits that are `wanted`, asking `go_on` before each batch; `false` when it
-    /// said no, with what was done so far undone. The logits are [`Session::last_logits`].
+    /// As [`Session::prefill`], but computes only the `wanted` logits, which [`Session::last_logits`] returns, and asks
+    /// `go_on` before each batch. Returns `false` if that said no: nothing is appended then.
     ///
     /// # Errors
     /// As [`Session::prefill`].
@@ -164,7 +164,7 @@ impl<'m> Session<'m> {
         self.prefill(&[token])
     }
 
-    /// Appends `tokens` and hands `each` the index and the logits, `[n_vocab]`, of every one of them.
+    /// Appends `tokens` and calls `each` with the index and the logits, `[n_vocab]`, of every one of them.
     ///
     /// # Errors
     /// As [`Session::prefill`].

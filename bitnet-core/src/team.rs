@@ -3,9 +3,9 @@
 //! Work is cut by output rows, heads or tokens, never within a sum, so that no bit depends on how many threads
 //! there are. A [`Team`] of one runs everything on the caller's thread.
 //!
-//! A decode step has some hundred cuts, tens of microseconds apart: as long as it takes to wake a thread that went to
-//! sleep. So while one thread is inside [`Team::enter`], the others look for its cuts without a pause, and whoever
-//! waits for another's half does so awake, too.
+//! A decode step is cut some hundred times, tens of microseconds apart, which is as long as it takes to wake a sleeping
+//! thread. So while one thread is inside [`Team::enter`], the others look for work without a pause, and a thread that
+//! waits for another's half stays awake, too.
 
 use std::sync::Mutex;
 #[cfg(feature = "cpu")]
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 #[cfg(feature = "cpu")]
 use crate::trace::trace_timing;
 
-/// More threads than any machine for these models has processors.
+/// Most threads of a team: no machine for these models has more processors.
 pub const MAX_THREADS: usize = 1024;
 
 /// A fixed number of threads that work together on one step.
@@ -49,7 +49,7 @@ impl Team {
     /// A team of `n` threads, by default as many as there are processors for this process.
     ///
     /// # Errors
-    /// If the system refuses the threads, or `n` is zero or absurd.
+    /// If the system refuses the threads, or `n` is not 1 to [`MAX_THREADS`].
     pub fn new(n: Option<usize>) -> Result<Team> {
         let n = n.unwrap_or_else(default_threads);
         check_threads(n)?;
@@ -77,7 +77,7 @@ impl Team {
         self.n
     }
 
-    /// Runs `work` on a thread of the team, so that the cuts inside it need not wake anyone up first.
+    /// Runs `work` on a thread of the team while the others stay awake, so that they take part in its cuts at once.
     pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         #[cfg(feature = "cpu")]
         if let Some(pool) = &self.pool {
@@ -88,8 +88,12 @@ impl Team {
 
     /// Cuts each share into one piece for each thread and calls `work` with each thread's pieces.
     ///
-    /// Allocates nothing. A piece may be empty when there are fewer units than threads; where no share has more than
-    /// one, `work` is called once, here.
+    /// Shares with equally many whole units are cut at the same units. A length need not be a multiple of its unit: the
+    /// last piece takes what is left. A piece may be empty when there are fewer units than threads. If no share is
+    /// longer than its unit, `work` is called once, here. Allocates nothing.
+    ///
+    /// # Panics
+    /// If a unit is 0 and the shares are cut at all.
     pub fn split<T: Send, const M: usize>(
         &self,
         shares: [Share<'_, T>; M],
@@ -121,12 +125,12 @@ pub(crate) fn check_threads(n: usize) -> Result<()> {
     Err(Error::Invalid { what: "--threads".into(), reason })
 }
 
-/// What to say where the system does not give `n` threads.
+/// The error for `n` threads that the system does not give.
 pub(crate) fn refused(n: usize, error: impl std::fmt::Display) -> Error {
     Error::Refused { what: format!("{n} threads (see --threads)"), reason: Some(error.to_string()) }
 }
 
-/// The caller's time here is not its own: others work, and their spans say on what.
+/// While the caller waits here, threads of the team work, and their spans say on what.
 #[cfg(feature = "cpu")]
 #[trace_timing]
 fn wait<R: Send>(pool: &rayon::ThreadPool, work: impl FnOnce() -> R + Send) -> R {
@@ -177,7 +181,7 @@ fn join(a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
     b();
 }
 
-/// Runs `work` while `n_others` threads look for what it cuts.
+/// Runs `work` while `n_others` threads look for the work it cuts.
 #[cfg(feature = "cpu")]
 fn awake<R: Send>(n_others: usize, work: impl FnOnce() -> R + Send) -> R {
     let done = AtomicBool::new(false);
@@ -189,7 +193,7 @@ fn awake<R: Send>(n_others: usize, work: impl FnOnce() -> R + Send) -> R {
     rayon::join(lead, || follow(n_others, leader, &done)).0
 }
 
-/// `n` threads that look for work until all is done. Not the leader, who is where the work comes from.
+/// Keeps `n` threads looking for work until `done`. The leader is skipped: it makes the work.
 #[cfg(feature = "cpu")]
 fn follow(n: usize, leader: Option<usize>, done: &AtomicBool) {
     if n > 1 {
@@ -202,8 +206,8 @@ fn follow(n: usize, leader: Option<usize>, done: &AtomicBool) {
 /// Does whatever the team has to do until `done`, without going to sleep.
 #[cfg(feature = "cpu")]
 fn work_until(done: &AtomicBool) {
-    /// Fruitless looks before the processor is offered to others: with more threads than processors, one of them may
-    /// be who is waited for.
+    /// Looks without finding work before this thread yields its processor: with more threads than processors, the
+    /// thread that is waited for may need it.
     const PATIENCE: u32 = 1 << 12;
     let mut n_idle = 0;
     while !done.load(Ordering::Acquire) {
@@ -218,7 +222,7 @@ fn work_until(done: &AtomicBool) {
     }
 }
 
-/// Sets a flag when it goes, in a panic, too.
+/// Sets a flag when it is dropped, in a panic, too.
 #[cfg(feature = "cpu")]
 struct SetAtEnd<'a>(&'a AtomicBool);
 
@@ -229,8 +233,8 @@ impl Drop for SetAtEnd<'_> {
     }
 }
 
-/// What `work` makes of each of `items`, in their order, on as many threads as the system gives for them: without any,
-/// on this one.
+/// Results of `work`, in the order of `items`: on this thread and on as many more as the system gives, up to one for
+/// each item.
 pub(crate) fn spread<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let n = items.len();
     let items = Mutex::new(items.into_iter().enumerate());
@@ -251,7 +255,8 @@ pub(crate) fn spread<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sy
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-/// The processors this process may use: affinity and, on Linux, the cgroup's quota are counted by the system.
+/// The number of processors this process may use, as the system counts it: affinity and, on Linux, the cgroup's quota
+/// are taken into account. Without the feature `cpu`, 1.
 #[must_use]
 pub fn default_threads() -> usize {
     if cfg!(feature = "cpu") { thread::available_parallelism().map_or(1, usize::from) } else { 1 }

@@ -13,7 +13,7 @@ use crate::quant::i2s::{self, Flavour};
 use crate::quant::scales::Scales;
 use crate::quant::ternary::{Fault, Grain, Packing, Reading};
 
-/// Tensor `name` as a matrix `[rows, cols]`, how it is stored, and its codes where not the file's are multiplied.
+/// Tensor `name` as a matrix `[rows, cols]`, how it is stored, and its codes if they were repacked.
 pub(super) fn matrix<'a>(
     gguf: &'a Gguf,
     name: &str,
@@ -132,8 +132,8 @@ pub(crate) fn malformed(gguf: &Gguf, name: &str, packing: Packing, fault: Fault)
     Error::Malformed { path: gguf.path().to_owned(), item: format!("tensor {name}"), expected, found }
 }
 
-/// The name of a format in trace lines and tables: that of its type, but that of its flavour for I2_S in the order
-/// kernels read.
+/// The name of a format in trace lines and tables: that of the type or, for I2_S in the order kernels read, of the
+/// flavour.
 fn format_name(ty: TensorType, packing: Packing, cols: usize) -> &'static str {
     match packing {
         Packing::I2s => Flavour::of(cols).map_or(ty.name(), Flavour::name),

@@ -117,14 +117,15 @@ impl Matrix {
     }
 }
 
-// Scratch that a thread keeps, so that a step allocates nothing.
+// Scratch that a thread keeps, so that a step allocates nothing. Whoever uses it must not wait for other threads: a
+// thread that waits takes other work, which may need the same scratch.
 thread_local! {
     static ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     static PANEL: RefCell<Lines<u8>> = RefCell::new(Lines::default());
     static PRODUCTS: RefCell<Lines<f32>> = RefCell::new(Lines::default());
 }
 
-/// Runs `work`, which must not wait for other threads' work, with room for `n` products.
+/// Runs `work`, which must not wait for other threads, with room for `n` products.
 pub(super) fn with_products(n: usize, work: impl FnOnce(&mut [f32])) {
     PRODUCTS.with_borrow_mut(|products| {
         products.resize(n);
@@ -132,7 +133,7 @@ pub(super) fn with_products(n: usize, work: impl FnOnce(&mut [f32])) {
     });
 }
 
-/// Runs `work`, which must not wait for other threads' work, with a row to expand weights to.
+/// Runs `work`, which must not wait for other threads, with room for a row of f32 weights.
 fn with_row(cols: usize, work: impl FnOnce(&mut [f32])) {
     ROW.with_borrow_mut(|row| {
         row.resize(row.len().max(cols), 0.0);

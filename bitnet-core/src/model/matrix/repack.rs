@@ -1,14 +1,14 @@
-//! Ternary tensors of other formats, repacked once at load into the order the kernels read: no weight changes.
+//! Ternary tensors of other formats, repacked at load into the order the kernels read. No weight changes.
 
 use crate::quant::i2s::{BLOCK, BLOCK_BYTES};
 use crate::quant::scales::{Scales, mark_used};
 use crate::quant::ternary::{Fault, Packing, check_scales};
 use crate::team::{default_threads, spread};
 
-/// A ternary matrix in blocks of 128, whatever it was before.
+/// A ternary matrix in blocks of 128, whatever its format was.
 #[derive(Debug)]
 pub(super) struct Repacked {
-    /// `[rows, cols / 4]`, columns filled up with zero weights to a multiple of 128.
+    /// `[rows, cols / 4]` bytes, columns padded with zero weights to a multiple of 128.
     pub(super) codes: Vec<u8>,
     pub(super) scales: Scales,
 }
@@ -38,7 +38,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Repacks a tensor, with as many threads as there are processors, if the system gives them.
+/// Repacks a tensor, on a thread for each processor, as far as the system gives them.
 ///
 /// - `bytes`: the whole tensor `[rows, cols]`
 pub(super) fn repack(packing: Packing, bytes: &[u8], rows: usize, cols: usize) -> Result<Repacked, Fault> {
@@ -70,7 +70,7 @@ pub(super) fn repack(packing: Packing, bytes: &[u8], rows: usize, cols: usize) -
     Ok(Repacked { codes, scales: Scales::coarsest(scales, &used, per_row) })
 }
 
-/// One row in blocks of 128, the last filled up with zeros.
+/// Packs one row in blocks of 128, the last padded with zeros.
 fn pack_row(row: &[i8], bytes: &mut [u8]) {
     for (block, bytes) in row.chunks(BLOCK).zip(bytes.as_chunks_mut::<BLOCK_BYTES>().0) {
         let mut whole = [0; BLOCK];
