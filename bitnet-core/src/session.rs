@@ -6,18 +6,20 @@ use crate::TokenId;
 use crate::error::{Error, Result};
 use crate::forward::{Activations, Outputs, Step};
 use crate::kv_cache::KvCache;
-use crate::model::{Logits, Model, Sifted, Skipped};
+use crate::model::{Logits, MAX_POSITIONS, Model, Sifted, Skipped};
 use crate::team::Team;
 use crate::trace::trace_timing;
 
 /// How a session is made.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SessionOptions {
-    /// Positions the cache holds; by default what the model was trained for.
+    /// Positions the cache holds, 1 to 1 048 576 ([`MAX_POSITIONS`]); by default as many as the model was trained for.
     pub n_ctx: Option<usize>,
-    /// Threads; by default one for each processor this process may use.
+    /// Threads, 1 to 1024 ([`MAX_THREADS`](crate::team::MAX_THREADS)); by default one for each processor this process
+    /// may use.
     pub n_threads: Option<usize>,
-    /// Tokens of a prompt that go through the network together; by default [`DEFAULT_BATCH`].
+    /// Tokens of a prompt that go through the network together, at least 1; more than `n_ctx` is taken as `n_ctx`. By
+    /// default [`DEFAULT_BATCH`].
     pub n_batch: Option<usize>,
 }
 
@@ -45,8 +47,8 @@ impl<'m> Session<'m> {
         let n_ctx = options.n_ctx.unwrap_or(model.config().n_ctx_train);
         let n_batch = options.n_batch.unwrap_or(DEFAULT_BATCH).min(n_ctx);
         let invalid = |what: &str, reason: String| Error::Invalid { what: what.into(), reason };
-        if n_ctx == 0 || n_ctx > 1 << 20 {
-            return Err(invalid("--ctx-size", format!("expected 1 to {}, found {n_ctx}", 1 << 20)));
+        if n_ctx == 0 || n_ctx > MAX_POSITIONS {
+            return Err(invalid("--ctx-size", format!("expected 1 to {MAX_POSITIONS}, found {n_ctx}")));
         }
         if n_batch == 0 {
             return Err(invalid("--batch-size", "expected at least 1, found 0".into()));

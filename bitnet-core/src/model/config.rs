@@ -78,8 +78,8 @@ pub struct Config {
     pub activation: Activation,
 }
 
-/// Positions no model of this kind comes near.
-const MOST_POSITIONS: usize = 1 << 20;
+/// Most positions of a context: no model of this kind comes near.
+pub const MAX_POSITIONS: usize = 1 << 20;
 
 impl Config {
     /// Reads and validates the hyperparameters of a file.
@@ -103,7 +103,7 @@ impl Config {
         }
         let head_dim = keys.head_dim(n_embd, n_head)?;
         let n_ff = keys.count_of_layers("feed_forward_length", n_layer, 1 << 22)?;
-        let n_ctx_train = keys.count("context_length", MOST_POSITIONS)?;
+        let n_ctx_train = keys.count("context_length", MAX_POSITIONS)?;
         let norm_eps = keys.positive("attention.layer_norm_rms_epsilon", None)?;
         let rope = keys.rope(head_dim)?;
         let n_vocab = read_n_vocab(gguf, &keys, n_embd)?;

@@ -15,7 +15,7 @@ pub mod weights;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-pub use config::{Activation, Arch, Config};
+pub use config::{Activation, Arch, Config, MAX_POSITIONS};
 pub use head::{Screen, Sifted};
 pub use matrix::{Matrix, Skipped};
 use weights::Layer;

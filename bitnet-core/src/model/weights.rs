@@ -228,7 +228,7 @@ pub fn wants<'a>(matrices: impl IntoIterator<Item = &'a Matrix>) -> Wants {
 /// A vector of `n` numbers, as f32.
 fn vector(gguf: &Gguf, name: &str, n: usize) -> Result<Vec<f32>> {
     let tensor = tensor(gguf, name, &[n])?;
-    let ty = DenseType::from_id(tensor.info.ty.id())
+    let ty = DenseType::of(tensor.info.ty)
         .filter(|ty| matches!(ty, DenseType::F32 | DenseType::F16 | DenseType::BF16))
         .ok_or_else(|| {
             let found = tensor.info.ty.spelled();

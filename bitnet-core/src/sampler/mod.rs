@@ -6,10 +6,7 @@
 
 use crate::TokenId;
 use crate::error::{Error, Result};
-use crate::model::Logits;
-
-/// More tokens than any context holds; the history is allocated once.
-const MAX_REPEAT_LAST_N: usize = 1 << 20;
+use crate::model::{Logits, MAX_POSITIONS};
 
 /// How to choose. Values out of range are refused by [`Sampler::new`], never clamped.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,7 +21,7 @@ pub struct SamplerOptions {
     pub min_p: f32,
     /// Divides positive and multiplies negative logits of recent tokens; finite, above 0, 1: off.
     pub repeat_penalty: f32,
-    /// How many accepted tokens count as recent; 0: none, at most 1 048 576.
+    /// How many accepted tokens count as recent; 0: none, at most 1 048 576 ([`MAX_POSITIONS`]).
     pub repeat_last_n: usize,
     /// Seed of the random draws.
     pub seed: u64,
@@ -73,8 +70,9 @@ impl SamplerOptions {
         if !(self.repeat_penalty > 0.0 && self.repeat_penalty.is_finite()) {
             return refuse("--repeat-penalty", &self.repeat_penalty, "a finite number above 0 (1: off)");
         }
-        if self.repeat_last_n > MAX_REPEAT_LAST_N {
-            let accepted = format!("at most {MAX_REPEAT_LAST_N} (0: off)");
+        // The history is allocated once, so that its length needs a bound.
+        if self.repeat_last_n > MAX_POSITIONS {
+            let accepted = format!("at most {MAX_POSITIONS} (0: off)");
             return refuse("--repeat-last-n", &self.repeat_last_n, &accepted);
         }
         Ok(())

@@ -27,7 +27,7 @@ pub(super) fn matrix<'a>(
         let (format, codes) = ternary(gguf, &tensor, packing, rows, cols)?;
         return Ok((tensor, format, codes));
     }
-    let format = match dense(ty) {
+    let format = match DenseType::of(ty) {
         Some(DenseType::F16) if bytemuck::try_cast_slice::<u8, f16>(tensor.bytes).is_ok() => Format::F16,
         Some(dense) => Format::Dense(dense),
         None => return Err(not_run(gguf, tensor.info)),
@@ -173,7 +173,7 @@ impl Plan {
             };
             return cols.is_multiple_of(packing.row_unit()).then_some(Plan { format, kernel, n_bytes });
         }
-        let format = Format::Dense(dense(ty)?);
+        let format = Format::Dense(DenseType::of(ty)?);
         let kernel = format.kernel(kernels, cols, false);
         Some(Plan { format: format.name(), kernel, n_bytes: ty.n_bytes(&[rows, cols])? })
     }
@@ -196,11 +196,6 @@ pub(in crate::model) fn tensor<'a>(gguf: &'a Gguf, name: &str, shape: &[usize]) 
     } else {
         Err(malformed(format!("{:?}", tensor.info.shape)))
     }
-}
-
-/// The dense format that a tensor type is.
-fn dense(ty: TensorType) -> Option<DenseType> {
-    DenseType::ALL.into_iter().find(|dense| dense.name() == ty.name())
 }
 
 /// The types of this engine, as a refusal lists them.
