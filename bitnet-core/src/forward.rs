@@ -12,7 +12,7 @@ use crate::model::head::{Screen, Screening, Sifted};
 use crate::model::matrix::{Skipped, Workspace, add_product, add_sparse_product, multiply, multiply_gated};
 use crate::model::operand::{Norm, Operand, Wants};
 use crate::model::weights::{Layer, wants};
-use crate::model::{Logits, Model};
+use crate::model::{Model, WantedLogits};
 use crate::pages::Lines;
 use crate::team::{Share, Team};
 use crate::trace::trace_timing;
@@ -217,14 +217,14 @@ impl Step<'_> {
 
     /// Logits of new token `t`, `[n_vocab]`: all of them, or those that may be among the largest, the rest minus
     /// infinity.
-    pub(crate) fn logits(&mut self, t: usize, wanted: Logits, screen: Option<&Screen>) {
+    pub(crate) fn logits(&mut self, t: usize, wanted: WantedLogits, screen: Option<&Screen>) {
         let (w, c, team, kernels) =
             (self.model.weights(), self.model.config(), self.team, self.model.kernels());
         let Activations { x, operand, logits, screening, work, .. } = &mut *self.act;
         let x = &x[t * c.n_embd..][..c.n_embd];
         operand.load(team, kernels, x, rms(&w.output_norm, c), c.n_embd, wants([w.head()]));
         match (wanted, screen) {
-            (Logits::Top(k), Some(screen)) => {
+            (WantedLogits::Top(k), Some(screen)) => {
                 screen.top(k, w.head(), (team, kernels), logits, operand.rounded(0), screening);
             }
             _ => multiply(team, kernels, [(w.head(), logits)], operand, work),

@@ -77,7 +77,7 @@ pub use error::{Error, Result};
 pub use generate::{GenerateOptions, Generated, Generation, StopReason};
 pub use gguf::Access;
 pub use kernels::Isa;
-pub use model::{LoadOptions, Logits, Model, Placement};
+pub use model::{LoadOptions, Model, Placement, WantedLogits};
 pub use sampler::{Sampler, SamplerOptions};
 pub use session::{Session, SessionOptions};
 pub use tokenizer::{Detokenizer, Tokenizer};

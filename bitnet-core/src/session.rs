@@ -6,7 +6,7 @@ use crate::TokenId;
 use crate::error::{Error, Result};
 use crate::forward::{Activations, Outputs, Step};
 use crate::kv_cache::KvCache;
-use crate::model::{Logits, MAX_POSITIONS, Model, Sifted, Skipped};
+use crate::model::{MAX_POSITIONS, Model, Sifted, Skipped, WantedLogits};
 use crate::team::Team;
 use crate::trace::trace_timing;
 
@@ -125,7 +125,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// If there are no tokens, one is not in the vocabulary, or they do not fit the context; nothing is appended.
     pub fn prefill(&mut self, tokens: &[TokenId]) -> Result<&[f32]> {
-        self.prefill_while(tokens, Logits::All, || true)?;
+        self.prefill_while(tokens, WantedLogits::All, || true)?;
         Ok(self.act.last_logits())
     }
 
@@ -137,7 +137,7 @@ impl<'m> Session<'m> {
     pub fn prefill_while(
         &mut self,
         tokens: &[TokenId],
-        wanted: Logits,
+        wanted: WantedLogits,
         mut go_on: impl FnMut() -> bool + Send,
     ) -> Result<bool> {
         self.check(tokens)?;
@@ -177,7 +177,7 @@ impl<'m> Session<'m> {
             self.embed(batch);
             self.forward(Outputs::All, &mut || true);
             for t in 0..batch.len() {
-                self.logits(t, Logits::All);
+                self.logits(t, WantedLogits::All);
                 each(index, self.act.last_logits());
                 index += 1;
             }
@@ -203,9 +203,9 @@ impl<'m> Session<'m> {
 
     /// Logits of new token `t`.
     #[trace_timing(logits)]
-    fn logits(&mut self, t: usize, wanted: Logits) {
+    fn logits(&mut self, t: usize, wanted: WantedLogits) {
         let (team, model) = (self.team.clone(), self.model);
-        let screen = if wanted == Logits::All { None } else { model.screen(&team) };
+        let screen = if wanted == WantedLogits::All { None } else { model.screen(&team) };
         let mut step = self.step();
         team.enter(|| step.logits(t, wanted, screen));
     }

@@ -136,10 +136,11 @@ impl Model {
     /// Bytes of weights a decode step reads, averaged over the steps counted in `skipped` and, with the screened head,
     /// in `sifted`.
     #[must_use]
-    pub fn decode_bytes(&self, head: Logits, sifted: Sifted, skipped: Skipped) -> u64 {
+    pub fn decode_bytes(&self, head: WantedLogits, sifted: Sifted, skipped: Skipped) -> u64 {
         let layers: u64 = self.weights.layers.iter().flat_map(|l| l.matrices()).map(Matrix::n_bytes).sum();
         let layers = layers.saturating_sub(skipped.bytes_per_step());
-        let screen = if head == Logits::All { None } else { self.screen.get().and_then(Option::as_ref) };
+        let screen =
+            if head == WantedLogits::All { None } else { self.screen.get().and_then(Option::as_ref) };
         let head = screen.and_then(|screen| screen.bytes_read(sifted).checked_div(sifted.n_steps));
         layers + head.unwrap_or_else(|| self.weights.head().n_bytes())
     }
@@ -158,7 +159,7 @@ impl Model {
 
 /// Which logits a step computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Logits {
+pub enum WantedLogits {
     /// Every one.
     All,
     /// This many of the largest, and every tie with the last of them; any other may be minus infinity.

@@ -6,7 +6,7 @@
 
 use crate::TokenId;
 use crate::error::{Error, Result};
-use crate::model::{Logits, MAX_POSITIONS};
+use crate::model::{MAX_POSITIONS, WantedLogits};
 
 /// How to choose. Values out of range are refused by [`Sampler::new`], never clamped.
 #[derive(Clone, Debug, PartialEq)]
@@ -139,12 +139,12 @@ impl Sampler {
 
     /// The logits a choice depends on: few, when only the largest can win and no penalty reorders them.
     #[must_use]
-    pub fn wanted(&self) -> Logits {
+    pub fn wanted(&self) -> WantedLogits {
         match self.options {
-            SamplerOptions { repeat_penalty, .. } if repeat_penalty != 1.0 => Logits::All,
-            _ if self.is_greedy() => Logits::Top(1),
-            SamplerOptions { top_k: 0, .. } => Logits::All,
-            SamplerOptions { top_k, .. } => Logits::Top(top_k),
+            SamplerOptions { repeat_penalty, .. } if repeat_penalty != 1.0 => WantedLogits::All,
+            _ if self.is_greedy() => WantedLogits::Top(1),
+            SamplerOptions { top_k: 0, .. } => WantedLogits::All,
+            SamplerOptions { top_k, .. } => WantedLogits::Top(top_k),
         }
     }
 
