@@ -13,7 +13,7 @@ pub struct Wants {
     pub int8: bool,
     /// Rounded to f16: F16 matrices.
     pub rounded: bool,
-    /// As they are: other dense matrices.
+    /// f32 as they are: other dense matrices.
     pub float: bool,
 }
 

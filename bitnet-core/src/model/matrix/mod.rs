@@ -101,9 +101,9 @@ pub enum Format {
 pub enum Scale {
     /// All of them, this one.
     One(f32),
-    /// Those of a row.
+    /// Those of a row: there is a scale for each.
     Rows,
-    /// Those of a block in a row.
+    /// Those of a block in a row: there is a scale for each.
     Blocks,
 }
 

@@ -80,7 +80,7 @@ impl Cut {
     /// For a product that is combined with another: strips so small that one result is still in the second-level cache
     /// when the other is ready.
     pub(super) fn cached(m: Ready<'_>, n: usize, kernels: &Kernels, team: &Team) -> Cut {
-        /// Bytes of both results for the tokens in no tile.
+        /// Most bytes of both results for the tokens in no tile.
         const CACHED: usize = 1 << 19;
         let cut = Cut::new(m, n, kernels, team);
         let cached = CACHED / (2 * size_of::<f32>() * (n - cut.tiled).max(1)) / ROWS_TOGETHER * ROWS_TOGETHER;
