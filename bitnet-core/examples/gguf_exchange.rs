@@ -52,9 +52,7 @@ fn write(file: &Path) -> Result<(), Box<dyn Error>> {
     for ty in DenseType::ALL.into_iter().filter(|ty| ty.can_quantize() && *ty != DenseType::F32) {
         let mut bytes = vec![0; ty.row_bytes(values.len()).ok_or("whole blocks")?];
         quantize_row(ty, &values, &mut bytes).map_err(|e| e.to_string())?;
-        let in_file =
-            TensorType::ALL.iter().copied().find(|known| known.id() == ty.id()).ok_or("a known type")?;
-        tensors.push((ty.name().to_owned(), in_file, bytes));
+        tensors.push((ty.name().to_owned(), ty.tensor_type(), bytes));
     }
 
     let mut writer = GgufWriter::new();
@@ -112,7 +110,7 @@ fn values_of(tensor: &Tensor<'_>) -> Result<Vec<f32>, Box<dyn Error>> {
     let info = tensor.info;
     let &[rows, cols] = info.shape.as_slice() else { return Err("expected matrices".into()) };
     let mut values = vec![0.0; rows * cols];
-    if let Some(ty) = DenseType::from_id(info.ty.id()) {
+    if let Some(ty) = DenseType::of(info.ty) {
         dequantize_row(ty, tensor.bytes, &mut values);
         return Ok(values);
     }

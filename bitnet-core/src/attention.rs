@@ -11,7 +11,7 @@ use crate::team::{Share, Team};
 use crate::trace::trace_timing;
 
 thread_local! {
-    /// Scratch that a thread keeps, for one position of many.
+    /// A thread's scores for the position it works on.
     static SCORES: RefCell<Lines<f32>> = RefCell::new(Lines::default());
 }
 
@@ -35,7 +35,8 @@ pub struct Attention<'a> {
 impl Attention<'_> {
     /// `out = softmax(q k / sqrt(head_dim)) v` for every new position: `[n, n_head * head_dim]`.
     ///
-    /// `scores` is scratch for a single position: `[n_head, n_ctx padded to 32]`. Of several, each has its thread's own.
+    /// `scores` is scratch for a single position: `[n_head, n_ctx padded to 32]`. With several positions, each
+    /// thread uses scratch of its own.
     #[trace_timing(attend, layer = self.layer, pos = self.pos)]
     pub fn run(&self, team: &Team, out: &mut [f32], scores: &mut [f32]) {
         let width = self.config.n_embd_attn();
@@ -46,7 +47,7 @@ impl Attention<'_> {
                 [Share { values: out, unit: self.config.head_dim }, Share { values: scores, unit: n_pad }];
             team.split(shares, |[out, scores]| self.heads(0, out.first, out.values, scores.values));
         } else {
-            // Later positions cost more: single positions, so that no thread is left with all of them.
+            // Later positions cost more, so threads take one at a time, and none is left with all the late ones.
             let tokens = out.chunks_exact_mut(width).enumerate().collect();
             team.each(tokens, |(t, out): (usize, &mut [f32])| {
                 let n = self.group() * (self.pos + t + 1).next_multiple_of(PAD);
@@ -58,15 +59,15 @@ impl Attention<'_> {
         }
     }
 
-    /// Heads that share their keys and values.
+    /// How many heads share their keys and values.
     fn group(&self) -> usize {
         self.config.n_head / self.config.n_head_kv
     }
 
-    /// Some heads of new position `t`: those whose output begins at value `first`.
+    /// Attention of some heads at new position `t`: those whose output begins at value `first`.
     ///
-    /// Heads that share their keys and values go together, so that each is read once for all of them; then the next
-    /// ones, whose `scores` take the place of those.
+    /// Heads that share their keys and values are taken together, so that these are read once for all of them. The next
+    /// such heads use the same part of `scores` again.
     fn heads(&self, t: usize, first: usize, out: &mut [f32], scores: &mut [f32]) {
         let Config { head_dim, n_head, .. } = *self.config;
         let n_pos = self.pos + t + 1;

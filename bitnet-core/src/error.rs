@@ -6,6 +6,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::TokenId;
+
 /// The result of anything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -66,7 +68,7 @@ pub enum Error {
     /// A token id outside the vocabulary.
     Token {
         /// The id.
-        id: u32,
+        id: TokenId,
         /// Size of the vocabulary.
         n_vocab: usize,
     },
@@ -80,13 +82,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the model file is at fault (the command line's exit code 3).
+    /// Whether the model file is at fault.
     #[must_use]
     pub fn is_bad_file(&self) -> bool {
         matches!(self, Error::Malformed { .. } | Error::Unsupported { .. })
     }
 
-    /// Whether the caller is at fault (the command line's exit code 2).
+    /// Whether the caller is at fault.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
         matches!(self, Error::Invalid { .. } | Error::Token { .. })
@@ -128,7 +130,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// Text that may quote a file, where a name can have megabytes: of long ones, both ends.
+/// Text that may quote a file, where a name can have megabytes: only both ends of a long one are shown.
 struct Brief<'a>(&'a str);
 
 impl fmt::Display for Brief<'_> {

@@ -12,7 +12,7 @@ use crate::model::head::{Screen, Screening, Sifted};
 use crate::model::matrix::{Skipped, Workspace, add_product, add_sparse_product, multiply, multiply_gated};
 use crate::model::operand::{Norm, Operand, Wants};
 use crate::model::weights::{Layer, wants};
-use crate::model::{Logits, Model};
+use crate::model::{Model, WantedLogits};
 use crate::pages::Lines;
 use crate::team::{Share, Team};
 use crate::trace::trace_timing;
@@ -20,31 +20,39 @@ use crate::trace::trace_timing;
 /// The working memory of one session, with room for a batch of tokens.
 #[derive(Debug)]
 pub struct Activations {
-    /// The residual stream, `[n, n_embd]`.
+    /// The residual stream, `[n, n_embd]`: of a whole prompt, where the others have a batch of it.
     x: Lines<f32>,
+    /// Queries, `[n, n_head * head_dim]`.
     q: Lines<f32>,
+    /// Keys, `[n, n_head_kv * head_dim]`.
     k: Lines<f32>,
+    /// Values, `[n, n_head_kv * head_dim]`.
     v: Lines<f32>,
     /// Attention output, `[n, n_head * head_dim]`.
     attn: Lines<f32>,
+    /// Attention scores of a single position, `[n_head, n_ctx padded to 32]`.
     scores: Lines<f32>,
-    /// What goes down, `[n, n_ff]`.
+    /// Input of `ffn_down`, `[n, n_ff]`.
     ff: Lines<f32>,
     operand: Operand,
+    /// Cosines of the rotary angles, `[n, n_rot / 2]`.
     cos: Lines<f32>,
+    /// Sines of the rotary angles, `[n, n_rot / 2]`.
     sin: Lines<f32>,
+    /// `[n_vocab]`
     logits: Vec<f32>,
     work: Workspace,
     screening: Screening,
+    /// The forms of activations that the layers' matrices read.
     wants: Wants,
 }
 
-/// Of which new tokens the results are wanted, that is what the last block makes of them.
+/// Which new tokens need the last block's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Results {
-    /// Of every one.
-    Each,
-    /// Of the last one.
+pub(crate) enum Outputs {
+    /// Every one.
+    All,
+    /// The last one.
     Last,
 }
 
@@ -59,7 +67,8 @@ pub(crate) struct Step<'a> {
 }
 
 impl Activations {
-    /// Working memory for batches of up to `n_batch` tokens in a context of `n_ctx`; `None` if there is none.
+    /// Working memory for batches of up to `n_batch` tokens in a context of `n_ctx`; `None` if there is not
+    /// enough.
     pub(crate) fn new(model: &Model, n_batch: usize, n_ctx: usize) -> Option<Activations> {
         let c = model.config();
         let batch_of = |width: usize| Lines::zeroed(n_batch.checked_mul(width)?);
@@ -84,12 +93,12 @@ impl Activations {
         })
     }
 
-    /// How closely the screened head looked at how many rows.
+    /// Counters of the screened head.
     pub(crate) fn sifted(&self) -> Sifted {
         self.screening.sifted()
     }
 
-    /// What steps of one token left unread so far.
+    /// Weights that decode steps did not have to read, so far.
     pub(crate) fn skipped(&self) -> Skipped {
         self.work.skipped()
     }
@@ -106,39 +115,44 @@ impl Step<'_> {
         let (w, c) = (self.model.weights(), self.model.config());
         self.act.x.resize(tokens.len() * c.n_embd);
         for (x, &token) in self.act.x.chunks_exact_mut(c.n_embd).zip(tokens) {
-            w.token_embd.expand_row(token as usize, x);
+            w.token_embd.dequantize_row(token as usize, x);
         }
     }
 
-    /// Every block, on the tokens that [`Step::embed`] laid out, `n_batch` of them at a time. Asks `go_on` before
-    /// each batch; `false` when it said no.
+    /// Runs every block on the tokens that [`Step::embed`] laid out, `n_batch` of them at a time. Asks `go_on` before
+    /// each batch, and returns `false` once it said no.
     pub(crate) fn forward(
         &mut self,
         n_batch: usize,
-        results: Results,
+        outputs: Outputs,
         go_on: &mut (dyn FnMut() -> bool + Send),
     ) -> bool {
         let n_embd = self.model.config().n_embd;
         // The stream of the whole prompt is taken out and put back, so that a batch can be borrowed from it.
         let mut x = std::mem::take(&mut self.act.x);
         let mut n_left = x.len() / n_embd;
-        let done = x.chunks_mut(n_batch * n_embd).all(|x| {
+        let mut done = true;
+        for x in x.chunks_mut(n_batch * n_embd) {
+            if !go_on() {
+                done = false;
+                break;
+            }
             let n = x.len() / n_embd;
             n_left -= n;
-            let first = match results {
-                Results::Each => 0,
-                Results::Last if n_left == 0 => n - 1,
-                Results::Last => n,
+            let first = match outputs {
+                Outputs::All => 0,
+                Outputs::Last if n_left == 0 => n - 1,
+                Outputs::Last => n,
             };
-            go_on() && self.batch(x, first)
-        });
+            self.batch(x, first);
+        }
         self.act.x = x;
         done
     }
 
-    /// Every block, on one batch `x`: `[n, n_embd]`. Of tokens before `first` the last block leaves keys and values,
-    /// which later ones read, and no result.
-    fn batch(&mut self, x: &mut [f32], first: usize) -> bool {
+    /// Runs every block on one batch `x`: `[n, n_embd]`. In the last block, tokens before `first` only store their keys
+    /// and values, which later tokens read.
+    fn batch(&mut self, x: &mut [f32], first: usize) {
         let c = self.model.config();
         let n = x.len() / c.n_embd;
         self.act.work.step(n);
@@ -156,7 +170,6 @@ impl Step<'_> {
             }
         }
         self.pos += n;
-        true
     }
 
     #[trace_timing(attention, layer = i, pos = self.pos)]
@@ -174,7 +187,7 @@ impl Step<'_> {
         rotate_and_round(team, kernels, k, cos, sin, c); //                      [n, n_head_kv * head_dim]
         self.cache.store(team, i, self.pos, k, v);
 
-        // From here on only tokens that have a result.
+        // From here on, only tokens whose output is needed.
         let (x, q) = (&mut x[first * c.n_embd..], &q[first * c.n_embd_attn()..]);
         if x.is_empty() {
             return;
@@ -204,14 +217,14 @@ impl Step<'_> {
 
     /// Logits of new token `t`, `[n_vocab]`: all of them, or those that may be among the largest, the rest minus
     /// infinity.
-    pub(crate) fn logits(&mut self, t: usize, wanted: Logits, screen: Option<&Screen>) {
+    pub(crate) fn logits(&mut self, t: usize, wanted: WantedLogits, screen: Option<&Screen>) {
         let (w, c, team, kernels) =
             (self.model.weights(), self.model.config(), self.team, self.model.kernels());
         let Activations { x, operand, logits, screening, work, .. } = &mut *self.act;
         let x = &x[t * c.n_embd..][..c.n_embd];
         operand.load(team, kernels, x, rms(&w.output_norm, c), c.n_embd, wants([w.head()]));
         match (wanted, screen) {
-            (Logits::Top(k), Some(screen)) => {
+            (WantedLogits::Top(k), Some(screen)) => {
                 screen.top(k, w.head(), (team, kernels), logits, operand.rounded(0), screening);
             }
             _ => multiply(team, kernels, [(w.head(), logits)], operand, work),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::TokenId;
 use crate::error::Result;
-use crate::model::Logits;
+use crate::model::WantedLogits;
 use crate::parity::TOP_K;
 use crate::sampler::Sampler;
 use crate::session::Session;
@@ -103,7 +103,7 @@ impl Iterator for Generation<'_, '_> {
         let go_on = || self.options.go_on.is_none_or(|go_on| go_on());
         let wanted = match self.sampler.wanted() {
             // A parity log shows ten logits, and a plain build knows that it never writes one.
-            Logits::Top(k) if trace::parity_on() => Logits::Top(k.max(TOP_K)),
+            WantedLogits::Top(k) if trace::parity_on() => WantedLogits::Top(k.max(TOP_K)),
             wanted => wanted,
         };
         match self.session.prefill_while(&self.pending, wanted, go_on) {

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! Attention sums values over positions in 32 lanes, lane = position mod 32, so 32 consecutive values of a row, a tile,
-//! are exactly what one step of that sum reads. A row is as long as pays for the reader: single tiles of one dimension
-//! would lie a page or more apart, where no hardware looks ahead. What stands past the last position is never read as a
-//! value (see [`Values`]), so that nothing need be cleaned.
+//! are exactly what one step of that sum reads. A row has several tiles, because single tiles of one dimension would
+//! lie a page or more apart, where no hardware prefetches. What stands past the last position is never read as a value
+//! (see [`Values`]), so that nothing has to be cleared.
 
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
@@ -21,7 +21,7 @@ use crate::team::{Share, Team};
 /// The cache of one session.
 #[derive(Debug)]
 pub struct KvCache {
-    // As bits, which are zeros in memory that comes from the system untouched, and is used as positions are.
+    // f16 as bits: zeros, for which the system provides memory only as positions are stored.
     keys: Lines<u16>,
     values: Lines<u16>,
     n_head_kv: usize,
@@ -30,7 +30,7 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// An empty cache for `n_ctx` positions; `None` if that is more memory than can be counted.
+    /// An empty cache for `n_ctx` positions; `None` if that is more memory than there is.
     #[must_use]
     pub fn new(config: &Config, n_ctx: usize) -> Option<KvCache> {
         let n_ctx = n_ctx.checked_next_multiple_of(ROW)?;
@@ -49,7 +49,7 @@ impl KvCache {
     /// Stores `k` and `v` of consecutive positions from `pos` on: `[n, n_head_kv * head_dim]` each.
     ///
     /// # Panics
-    /// If the positions exceed the cache, or are not whole.
+    /// If the positions exceed the cache, or `k` and `v` are not equally many whole positions.
     pub fn store(&mut self, team: &Team, layer: usize, pos: usize, k: &[f32], v: &[f32]) {
         let head_dim = self.head_dim;
         let (width, of_head) = (self.n_head_kv * head_dim, self.n_ctx * head_dim);
@@ -87,13 +87,13 @@ impl KvCache {
     }
 }
 
-/// Position `pos` among the keys of one head, `[n_ctx, head_dim]`.
+/// Writes position `pos` of the keys of one head, `[n_ctx, head_dim]`.
 fn store_key(keys: &mut [u16], pos: usize, k: &[f32]) {
     let row: &mut [f16] = keys[pos * k.len()..][..k.len()].reinterpret_cast_mut();
     row.convert_from_f32_slice(k);
 }
 
-/// Position `pos` among the values of one head, `[n_ctx / ROW, head_dim, ROW]`.
+/// Writes position `pos` of the values of one head, `[n_ctx / ROW, head_dim, ROW]`.
 fn store_value(values: &mut [u16], pos: usize, v: &[f32]) {
     const AT_ONCE: usize = 64;
     let rows = values[pos / ROW * ROW * v.len()..][..ROW * v.len()].as_chunks_mut::<ROW>().0;

@@ -1,4 +1,5 @@
-//! Memory of our own: in large pages for what is read whole again and again, from a cache line on for vectors.
+//! Two kinds of buffer: [`Pages`], in large pages, for weights read again and again; [`Lines`], aligned to a cache
+//! line, for vectors.
 //!
 //! Weights stream through the caches once for each token. In pages of 4 KiB every page boundary stops the
 //! hardware's prefetching and costs an address lookup; in pages of 2 MiB nearly none does. The system is asked, not
@@ -13,7 +14,7 @@ use memmap2::MmapMut;
 /// Size and alignment of a large page.
 const LARGE: usize = 2 << 20;
 
-/// A fixed number of values, zero at first.
+/// A fixed number of values in large pages, zero at first.
 #[derive(Debug)]
 pub struct Pages<T> {
     bytes: MmapMut,
@@ -54,7 +55,7 @@ impl<T: Pod> DerefMut for Pages<T> {
 /// A cache line.
 const LINE: usize = 64;
 
-/// Values from the start of a cache line on: a register as wide as a line then never loads from two.
+/// A buffer aligned to a cache line, so that reading it one line at a time never touches two at once.
 #[derive(Debug, Default)]
 pub struct Lines<T> {
     values: Vec<T>,
@@ -64,7 +65,7 @@ pub struct Lines<T> {
 }
 
 impl<T: Pod> Lines<T> {
-    /// `n` zeros, in memory that comes from the system untouched; `None` if there is none.
+    /// `n` zeros, in memory that the system provides as it is first used; `None` if there is not enough.
     #[must_use]
     pub fn zeroed(n: usize) -> Option<Lines<T>> {
         const { assert!(LINE.is_multiple_of(size_of::<T>()), "values that fill lines") };
@@ -74,7 +75,7 @@ impl<T: Pod> Lines<T> {
         Some(Lines { values, skip, n })
     }
 
-    /// Sets the number of values, which are unspecified afterwards; after a first call they are zeros.
+    /// Sets the length. Contents are unspecified, or zeros if nothing was stored before.
     pub fn resize(&mut self, n: usize) {
         const { assert!(LINE.is_multiple_of(size_of::<T>()), "values that fill lines") };
         self.n = n;

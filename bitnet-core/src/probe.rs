@@ -18,7 +18,7 @@ use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
 use crate::team::{check_threads, refused};
 
-/// Read by all threads together: several times the last-level cache of any CPU this is likely to run on.
+/// Bytes that all threads read together: several times the last-level cache of any CPU this is likely to run on.
 const READ_BYTES: usize = 512 << 20;
 const ROUNDS: usize = 5;
 
@@ -31,7 +31,8 @@ const ROW: usize = 4096;
 /// read large pages where the system gives them.
 ///
 /// # Errors
-/// If `n_threads` is zero or absurd, or the system refuses the threads or the memory to read.
+/// If `n_threads` is not 1 to [`MAX_THREADS`](crate::team::MAX_THREADS), or the system refuses the threads or the
+/// memory to read.
 pub fn read_bandwidth(n_threads: usize) -> Result<f64> {
     check_threads(n_threads)?;
     let n = READ_BYTES / n_threads / ROW * ROW;
@@ -74,12 +75,12 @@ pub fn read_bandwidth(n_threads: usize) -> Result<f64> {
 /// of every row lie, which a model does once for all tokens of a batch.
 ///
 /// # Errors
-/// If `n_threads` is zero or absurd, or the system refuses the threads.
+/// If `n_threads` is not 1 to [`MAX_THREADS`](crate::team::MAX_THREADS), or the system refuses the threads.
 pub fn multiply_rate(n_threads: usize) -> Result<f64> {
     /// With as many columns and tokens, 160 KiB of weights, 240 KiB of activations, 96 KiB of results: within a
     /// second-level cache.
     const ROWS: usize = 256;
-    /// Where tables of sums are made first, as many as share them in a model.
+    /// Rows for a kernel that makes tables of sums first: about as many as share one in a model.
     const TALL: usize = 10 * ROWS;
     const COLS: usize = 2560;
     const N_TOKENS: usize = 96;
@@ -127,15 +128,15 @@ struct Span {
     end: Instant,
 }
 
-/// From the first start to the last end: more threads than processors take turns, and are not faster for it.
+/// Seconds from the first start to the last end, so that threads that take turns on a processor do not look faster.
 fn seconds(spans: impl Iterator<Item = Span>) -> f64 {
     let both = |a: Span, b: Span| Span { start: a.start.min(b.start), end: a.end.max(b.end) };
     let all = spans.reduce(both).expect("a thread at least");
     all.end.duration_since(all.start).as_secs_f64().max(1e-9)
 }
 
-/// Runs `work` on each of `items`, all at once: on none where the system refuses a thread, since they wait for each
-/// other.
+/// Runs `work` on each of `items` at the same time. If the system refuses a thread, it runs on none, since threads wait
+/// for each other.
 fn on_threads<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Result<Vec<R>> {
     let n = items.len();
     thread::scope(|scope| {

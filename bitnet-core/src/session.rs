@@ -1,23 +1,25 @@
 //! A text in progress: a position, a cache, and the steps that move it on.
 
-use crate::TokenId;
 use std::sync::Arc;
 
+use crate::TokenId;
 use crate::error::{Error, Result};
-use crate::forward::{Activations, Results, Step};
+use crate::forward::{Activations, Outputs, Step};
 use crate::kv_cache::KvCache;
-use crate::model::{Logits, Model, Sifted, Skipped};
+use crate::model::{MAX_POSITIONS, Model, Sifted, Skipped, WantedLogits};
 use crate::team::Team;
 use crate::trace::trace_timing;
 
 /// How a session is made.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SessionOptions {
-    /// Positions the cache holds; by default what the model was trained for.
+    /// Positions the cache holds, 1 to 1 048 576 ([`MAX_POSITIONS`]); by default as many as the model was trained for.
     pub n_ctx: Option<usize>,
-    /// Threads; by default one for each processor this process may use.
+    /// Threads, 1 to 1024 ([`MAX_THREADS`](crate::team::MAX_THREADS)); by default one for each processor this process
+    /// may use.
     pub n_threads: Option<usize>,
-    /// Tokens of a prompt that go through the network together; by default [`DEFAULT_BATCH`].
+    /// Tokens of a prompt that go through the network together, at least 1; more than `n_ctx` is taken as `n_ctx`. By
+    /// default [`DEFAULT_BATCH`].
     pub n_batch: Option<usize>,
 }
 
@@ -45,8 +47,8 @@ impl<'m> Session<'m> {
         let n_ctx = options.n_ctx.unwrap_or(model.config().n_ctx_train);
         let n_batch = options.n_batch.unwrap_or(DEFAULT_BATCH).min(n_ctx);
         let invalid = |what: &str, reason: String| Error::Invalid { what: what.into(), reason };
-        if n_ctx == 0 || n_ctx > 1 << 20 {
-            return Err(invalid("--ctx-size", format!("expected 1 to {}, found {n_ctx}", 1 << 20)));
+        if n_ctx == 0 || n_ctx > MAX_POSITIONS {
+            return Err(invalid("--ctx-size", format!("expected 1 to {MAX_POSITIONS}, found {n_ctx}")));
         }
         if n_batch == 0 {
             return Err(invalid("--batch-size", "expected at least 1, found 0".into()));
@@ -87,7 +89,7 @@ impl<'m> Session<'m> {
     /// Threads at work.
     #[must_use]
     pub fn n_threads(&self) -> usize {
-        self.team.len()
+        self.team.n_threads()
     }
 
     /// Bytes of a full cache.
@@ -96,13 +98,13 @@ impl<'m> Session<'m> {
         self.cache.n_bytes()
     }
 
-    /// How many rows of the head were looked at how closely, over all steps with the screened one.
+    /// Counters of the screened head.
     #[must_use]
     pub fn sifted(&self) -> Sifted {
         self.act.sifted()
     }
 
-    /// What of the layers' weights was left unread, over all steps of one token.
+    /// Weights that decode steps did not have to read, so far.
     #[must_use]
     pub fn skipped(&self) -> Skipped {
         self.act.skipped()
@@ -123,25 +125,25 @@ impl<'m> Session<'m> {
     /// # Errors
     /// If there are no tokens, one is not in the vocabulary, or they do not fit the context; nothing is appended.
     pub fn prefill(&mut self, tokens: &[TokenId]) -> Result<&[f32]> {
-        self.prefill_while(tokens, Logits::All, || true)?;
+        self.prefill_while(tokens, WantedLogits::All, || true)?;
         Ok(self.act.last_logits())
     }
 
-    /// As [`Session::prefill`], for the logits that are `wanted`, asking `go_on` before each batch; `false` when it
-    /// said no, with what was done so far undone. The logits are [`Session::last_logits`].
+    /// As [`Session::prefill`], but computes only the `wanted` logits, which [`Session::last_logits`] returns, and asks
+    /// `go_on` before each batch. Returns `false` if that said no: nothing is appended then.
     ///
     /// # Errors
     /// As [`Session::prefill`].
     pub fn prefill_while(
         &mut self,
         tokens: &[TokenId],
-        wanted: Logits,
+        wanted: WantedLogits,
         mut go_on: impl FnMut() -> bool + Send,
     ) -> Result<bool> {
         self.check(tokens)?;
         let before = self.pos;
         self.embed(tokens);
-        let done = self.forward(Results::Last, &mut go_on);
+        let done = self.forward(Outputs::Last, &mut go_on);
         if done {
             self.logits(tokens.len() - 1, wanted);
         } else {
@@ -164,7 +166,7 @@ impl<'m> Session<'m> {
         self.prefill(&[token])
     }
 
-    /// Appends `tokens` and hands `each` the index and the logits, `[n_vocab]`, of every one of them.
+    /// Appends `tokens` and calls `each` with the index and the logits, `[n_vocab]`, of every one of them.
     ///
     /// # Errors
     /// As [`Session::prefill`].
@@ -173,9 +175,9 @@ impl<'m> Session<'m> {
         let mut index = 0;
         for batch in tokens.chunks(self.n_batch) {
             self.embed(batch);
-            self.forward(Results::Each, &mut || true);
+            self.forward(Outputs::All, &mut || true);
             for t in 0..batch.len() {
-                self.logits(t, Logits::All);
+                self.logits(t, WantedLogits::All);
                 each(index, self.act.last_logits());
                 index += 1;
             }
@@ -189,21 +191,21 @@ impl<'m> Session<'m> {
         self.step().embed(tokens);
     }
 
-    /// The new tokens through every block, batch by batch; `false` if `go_on` said no before one of them.
+    /// Runs the new tokens through every block, batch by batch; `false` if `go_on` said no before one of them.
     #[trace_timing(forward)]
-    fn forward(&mut self, results: Results, go_on: &mut (dyn FnMut() -> bool + Send)) -> bool {
+    fn forward(&mut self, outputs: Outputs, go_on: &mut (dyn FnMut() -> bool + Send)) -> bool {
         let (team, n_batch) = (self.team.clone(), self.n_batch);
         let mut step = self.step();
-        let done = team.enter(|| step.forward(n_batch, results, go_on));
+        let done = team.enter(|| step.forward(n_batch, outputs, go_on));
         self.pos = step.pos;
         done
     }
 
     /// Logits of new token `t`.
     #[trace_timing(logits)]
-    fn logits(&mut self, t: usize, wanted: Logits) {
+    fn logits(&mut self, t: usize, wanted: WantedLogits) {
         let (team, model) = (self.team.clone(), self.model);
-        let screen = if wanted == Logits::All { None } else { model.screen(&team) };
+        let screen = if wanted == WantedLogits::All { None } else { model.screen(&team) };
         let mut step = self.step();
         team.enter(|| step.logits(t, wanted, screen));
     }

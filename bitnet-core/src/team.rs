@@ -1,11 +1,11 @@
 //! The threads of a session, and how work is cut for them.
 //!
-//! Work is cut by output rows, heads or tokens, never within a sum, so that no bit depends on how many threads
-//! there are. A [`Team`] of one runs everything on the caller's thread.
+//! Work is cut by output rows, heads or tokens, never within a sum of floats, so that no bit depends on how many threads
+//! there are; sums of integers may be cut anywhere. A [`Team`] of one runs everything on the caller's thread.
 //!
-//! A decode step has some hundred cuts, tens of microseconds apart: as long as it takes to wake a thread that went to
-//! sleep. So while one thread is inside [`Team::enter`], the others look for its cuts without a pause, and whoever
-//! waits for another's half does so awake, too.
+//! A decode step is cut some hundred times, tens of microseconds apart, which is as long as it takes to wake a sleeping
+//! thread. So while one thread is inside [`Team::enter`], the others look for work without a pause, and a thread that
+//! waits for another's half stays awake, too.
 
 #[cfg(feature = "cpu")]
 use std::cell::Cell;
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 #[cfg(feature = "cpu")]
 use crate::trace::trace_timing;
 
-/// More threads than any machine for these models has processors.
+/// Most threads of a team: no machine for these models has more processors.
 pub const MAX_THREADS: usize = 1024;
 
 /// A fixed number of threads that work together on one step.
@@ -51,7 +51,7 @@ impl Team {
     /// A team of `n` threads, by default as many as there are processors for this process.
     ///
     /// # Errors
-    /// If the system refuses the threads, or `n` is zero or absurd.
+    /// If the system refuses the threads, or `n` is not 1 to [`MAX_THREADS`].
     pub fn new(n: Option<usize>) -> Result<Team> {
         let n = n.unwrap_or_else(default_threads);
         check_threads(n)?;
@@ -73,19 +73,13 @@ impl Team {
         Ok(Team { n: 1 })
     }
 
-    /// Number of threads.
+    /// Number of threads, at least 1.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn n_threads(&self) -> usize {
         self.n
     }
 
-    /// Never: a team has at least the caller.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        false
-    }
-
-    /// Runs `work` on a thread of the team, so that the cuts inside it need not wake anyone up first.
+    /// Runs `work` on a thread of the team while the others stay awake, so that they take part in its cuts at once.
     pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         #[cfg(feature = "cpu")]
         if let Some(pool) = &self.pool {
@@ -96,8 +90,12 @@ impl Team {
 
     /// Cuts each share into one piece for each thread and calls `work` with each thread's pieces.
     ///
-    /// Allocates nothing. A piece may be empty when there are fewer units than threads; where no share has more than
-    /// one, `work` is called once, here.
+    /// Shares with equally many whole units are cut at the same units. A length need not be a multiple of its unit: the
+    /// last piece takes what is left. A piece may be empty when there are fewer units than threads. If no share is
+    /// longer than its unit, `work` is called once, here. Allocates nothing.
+    ///
+    /// # Panics
+    /// If a unit is 0 and the shares are cut at all.
     pub fn split<T: Send, const M: usize>(
         &self,
         shares: [Share<'_, T>; M],
@@ -127,12 +125,12 @@ pub(crate) fn check_threads(n: usize) -> Result<()> {
     Err(Error::Invalid { what: "--threads".into(), reason })
 }
 
-/// What to say where the system does not give `n` threads.
+/// The error for `n` threads that the system does not give.
 pub(crate) fn refused(n: usize, error: impl std::fmt::Display) -> Error {
     Error::Refused { what: format!("{n} threads (see --threads)"), reason: Some(error.to_string()) }
 }
 
-/// The caller's time here is not its own: others work, and their spans say on what.
+/// While the caller waits here, threads of the team work, and their spans say on what.
 #[cfg(feature = "cpu")]
 #[trace_timing]
 fn wait<R: Send>(pool: &rayon::ThreadPool, work: impl FnOnce() -> R + Send) -> R {
@@ -199,11 +197,11 @@ fn join(a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
 #[cfg(feature = "cpu")]
 struct Step {
     done: AtomicBool,
-    /// Threads that are still to begin to follow.
+    /// Threads that have not begun to follow.
     n_missing: AtomicUsize,
 }
 
-/// Runs `work` while `n_others` threads look for what it cuts.
+/// Runs `work` while `n_others` threads look for the work it cuts.
 #[cfg(feature = "cpu")]
 fn awake<R: Send>(n_others: usize, work: impl FnOnce() -> R + Send) -> R {
     let step = Step { done: AtomicBool::new(false), n_missing: AtomicUsize::new(n_others) };
@@ -214,10 +212,10 @@ fn awake<R: Send>(n_others: usize, work: impl FnOnce() -> R + Send) -> R {
     rayon::join(lead, || follow(n_others, &step)).0
 }
 
-/// `n` threads that look for work until the step is done: places that any thread may take.
+/// Keeps `n` threads looking for work until the step is done. Each has a place, a job that any idle thread may take.
 ///
-/// A thread takes none while it is at work. It would stay until the step is done, and the step waits for what is under
-/// this on its stack.
+/// A thread takes no place while it is at work: it would look for more until the step is done, but the step waits for the
+/// work below on its stack.
 #[cfg(feature = "cpu")]
 fn follow(n: usize, step: &Step) {
     if AT_WORK.get() {
@@ -231,7 +229,7 @@ fn follow(n: usize, step: &Step) {
     }
 }
 
-/// Waits a little for other threads to take the places that are left: a thread that looks for work would take them, too.
+/// Waits a little for other threads to take the places that are left: while it looks for work, this thread would take them.
 #[cfg(feature = "cpu")]
 fn leave_places(step: &Step) {
     for _ in 0..PATIENCE {
@@ -260,8 +258,8 @@ fn at_work<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Fruitless looks before the processor is offered to others: with more threads than processors, one of them may be who
-/// is waited for.
+/// Looks without finding work before a thread yields its processor: with more threads than processors, the thread that is
+/// waited for may need it.
 #[cfg(feature = "cpu")]
 const PATIENCE: u32 = 1 << 12;
 
@@ -281,7 +279,7 @@ fn work_until(done: &AtomicBool) {
     }
 }
 
-/// Sets a flag when it goes, in a panic, too.
+/// Sets a flag when it is dropped, in a panic, too.
 #[cfg(feature = "cpu")]
 struct SetAtEnd<'a>(&'a AtomicBool);
 
@@ -292,8 +290,8 @@ impl Drop for SetAtEnd<'_> {
     }
 }
 
-/// What `work` makes of each of `items`, in their order, on as many threads as the system gives for them: without any,
-/// on this one.
+/// Results of `work`, in the order of `items`: on this thread and on as many more as the system gives, up to one for
+/// each item.
 pub(crate) fn spread<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let n = items.len();
     let items = Mutex::new(items.into_iter().enumerate());
@@ -314,7 +312,8 @@ pub(crate) fn spread<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sy
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-/// The processors this process may use: affinity and, on Linux, the cgroup's quota are counted by the system.
+/// The number of processors this process may use, as the system counts it: affinity and, on Linux, the cgroup's quota
+/// are taken into account. Without the feature `cpu`, 1.
 #[must_use]
 pub fn default_threads() -> usize {
     if cfg!(feature = "cpu") { thread::available_parallelism().map_or(1, usize::from) } else { 1 }
@@ -342,7 +341,7 @@ mod tests {
                         },
                     );
                 });
-                let expected = if units_a.max(units_b) > 1 { team.len() } else { 1 };
+                let expected = if units_a.max(units_b) > 1 { team.n_threads() } else { 1 };
                 assert_eq!(calls.into_inner().unwrap(), expected);
                 assert!(a.iter().enumerate().all(|(i, &v)| v == i as f32));
                 assert!(b.iter().all(|&v| v == 1.0));

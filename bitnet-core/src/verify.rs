@@ -1,4 +1,4 @@
-//! Every ternary weight of a model looked at once: that its bytes mean something, and how the codes are spread.
+//! Looks at every ternary weight of a model once: whether its bytes mean something, and how the codes are spread.
 
 use std::ops::Range;
 
@@ -30,8 +30,8 @@ const RUN: usize = 16;
 /// Tensors of more than two dimensions are taken as matrices of all their rows.
 ///
 /// # Errors
-/// If its rows are no whole blocks, nothing says how it is cut into tiles, a code has no meaning (the first such code is
-/// named), or a scale is infinite or not a number.
+/// If its rows are no whole blocks, nothing says how it is cut into tiles, a code has no meaning (the first such code
+/// is named), or a scale is infinite or not a number.
 pub fn census(gguf: &Gguf, info: &TensorInfo, reading: &Reading) -> Result<Option<Census>> {
     let Some((&cols, outer)) = info.shape.split_last() else { return Ok(None) };
     let rows = outer.iter().product(); // no overflow: the tensor's size was checked against the file's
@@ -44,7 +44,7 @@ pub fn census(gguf: &Gguf, info: &TensorInfo, reading: &Reading) -> Result<Optio
 }
 
 impl Census {
-    /// That of no weights.
+    /// The census of no weights.
     const NONE: Census = Census { minus: 0, zero: 0, plus: 0, scales: (f32::INFINITY, f32::NEG_INFINITY) };
 
     fn add(self, other: Census) -> Census {

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bitnet_core::gguf::{Access, Gguf, GgufWriter, TensorType};
+use bitnet_core::gguf::{Access, Gguf, GgufWriter};
 use bitnet_core::kernels::values::ROW;
 use bitnet_core::quant::dense::{DenseType, quantize_row};
 use bitnet_core::synth::{SynthOptions, SynthShape, write_synthetic};
@@ -32,7 +32,7 @@ fn with_dense(folder: &tempfile::TempDir, model: &Path, name: &str, ty: DenseTyp
     for (key, value) in source.metadata().iter() {
         writer.set(key, value).unwrap();
     }
-    let new = TensorType::ALL.iter().copied().find(|t| t.name() == ty.name()).unwrap();
+    let new = ty.tensor_type();
     for info in source.tensors() {
         writer.declare(&info.name, if info.name == name { new } else { info.ty }, &info.shape).unwrap();
     }

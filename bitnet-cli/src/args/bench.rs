@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use bitnet_core::Logits;
+use bitnet_core::WantedLogits;
 use bitnet_core::synth::SynthShape;
 
 use super::line::{Flag, Line};
@@ -122,14 +122,14 @@ pub(crate) struct BenchArgs {
     pub(crate) threads: Vec<usize>,
     pub(crate) repetitions: usize,
     /// The logits a decode step computes.
-    pub(crate) head: Logits,
+    pub(crate) head: WantedLogits,
     pub(crate) format: Format,
     pub(crate) receipt: Option<PathBuf>,
     pub(crate) force: bool,
     pub(crate) quiet: bool,
 }
 
-const HEADS: &[(&str, Logits)] = &[("screened", Logits::Top(1)), ("full", Logits::All)];
+const HEADS: &[(&str, WantedLogits)] = &[("screened", WantedLogits::Top(1)), ("full", WantedLogits::All)];
 
 const FORMATS: &[(&str, Format)] =
     &[("md", Format::Markdown), ("json", Format::Json), ("csv", Format::Csv), ("jsonl", Format::JsonLines)];
@@ -165,7 +165,7 @@ fn parse(line: &Line) -> Result<Command, Failure> {
         n_gen: lengths("--n-gen", &[32, 128])?,
         depth: lengths("--depth", &[0])?,
         threads,
-        head: line.choice("--head", HEADS)?.unwrap_or(Logits::Top(1)),
+        head: line.choice("--head", HEADS)?.unwrap_or(WantedLogits::Top(1)),
         repetitions: line.number("--repetitions", 1..=10_000)?.unwrap_or(5),
         format: line.choice("--output", FORMATS)?.unwrap_or(Format::Markdown),
         receipt: line.path("--receipt")?,

@@ -9,8 +9,8 @@ use super::line::Line;
 use crate::exit::Failure;
 
 /// The engine's own bounds, refused here before a model is loaded.
+pub(super) use bitnet_core::model::MAX_POSITIONS;
 pub(super) use bitnet_core::team::MAX_THREADS;
-pub(super) const MAX_POSITIONS: usize = 1 << 20;
 
 /// Instruction sets by the names the engine knows; `auto` takes the best this CPU has.
 pub(super) const ISAS: &[(&str, Option<&'static str>)] = &[

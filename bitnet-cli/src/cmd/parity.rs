@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bitnet_core::gguf::replace_file;
 use bitnet_core::parity::{Comparison, Log, Step, TOP_K, Verdict, compare, line, top_k};
-use bitnet_core::{Error, Logits, Sampler, SamplerOptions, Session};
+use bitnet_core::{Error, Sampler, SamplerOptions, Session, WantedLogits};
 use serde_json::{Value, json};
 
 use super::load::{load, session_options};
@@ -172,7 +172,7 @@ fn record(args: &RecordArgs) -> Result<(), Failure> {
     let mut sampler = Sampler::new(SamplerOptions::greedy())?;
     let (mut log, mut pending) = (String::new(), ids);
     for step in 0..args.n_tokens as u64 {
-        if !session.prefill_while(&pending, Logits::All, || !interrupt::pressed())? {
+        if !session.prefill_while(&pending, WantedLogits::All, || !interrupt::pressed())? {
             return Err(Failure::Interrupted);
         }
         let logits = session.last_logits();

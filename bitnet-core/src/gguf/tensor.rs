@@ -221,6 +221,20 @@ impl TensorType {
         }
     }
 
+    /// `general.file_type` of a model whose ternary matrices have this type, one of those that are written here: the
+    /// programs they come from number them so.
+    pub(crate) fn file_type(self) -> u32 {
+        match self {
+            TensorType::TQ1_0 => 36,
+            TensorType::TQ2_0 => 37,
+            TensorType::TL1 => 38,
+            TensorType::TL2 => 39,
+            TensorType::IQ1_BN => 136,
+            TensorType::IQ2_BN => 137,
+            _ => 40, // I2_S
+        }
+    }
+
     /// Why the size of such a tensor is not known, in words that follow the type's name; `None` if it is.
     pub(super) fn why_unknown(self) -> Option<&'static str> {
         match self.size() {

@@ -4,14 +4,10 @@ use std::path::Path;
 
 use super::object::Object;
 use crate::error::Result;
-use crate::gguf::{GgufWriter, Value};
-use crate::model::{Activation, Arch};
+use crate::gguf::{GgufWriter, TensorType, Value};
+use crate::model::{Activation, Arch, MAX_POSITIONS};
 
 const MAX_BYTES: u64 = 4 << 20;
-/// Positions no model of this kind comes near.
-const MOST_POSITIONS: usize = 1 << 20;
-/// `general.file_type` of files whose ternary tensors are I2_S.
-const FILE_TYPE_I2_S: u32 = 40;
 
 /// What a checkpoint's `config.json` says, checked.
 #[derive(Debug, Clone)]
@@ -84,7 +80,7 @@ impl HfConfig {
         let weights = weights(&json)?;
         Ok(HfConfig {
             n_vocab: json.needed("vocab_size", 1 << 22)?,
-            n_ctx: json.needed("max_position_embeddings", MOST_POSITIONS)?,
+            n_ctx: json.needed("max_position_embeddings", MAX_POSITIONS)?,
             n_embd,
             n_layer: json.needed("num_hidden_layers", 1024)?,
             n_head,
@@ -132,7 +128,7 @@ impl HfConfig {
         let arch = arch.name();
         writer.set("general.architecture", Value::Str(arch.as_bytes()))?;
         writer.set("general.name", Value::Str(name.as_bytes()))?;
-        writer.set("general.file_type", Value::U32(FILE_TYPE_I2_S))?;
+        writer.set("general.file_type", Value::U32(TensorType::I2_S.file_type()))?;
         writer.set("general.quantization_version", Value::U32(2))?;
         for (key, count) in [
             ("vocab_size", self.n_vocab),
@@ -238,7 +234,7 @@ fn rope_scaling(
             }
             let original = "original_max_position_embeddings";
             let home = if scaling.get(original).is_some() { scaling } else { config };
-            let original = home.needed(original, MOST_POSITIONS)? as f64;
+            let original = home.needed(original, MAX_POSITIONS)? as f64;
             Ok(RopeScaling::Factors(llama3_factors(theta, head_dim, factor()?, low, high, original)))
         }
         Some(_) => Err(scaling.unsupported(key, "only default, linear and llama3 are known here")),

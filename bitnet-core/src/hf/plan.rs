@@ -166,7 +166,7 @@ impl<'a> Planner<'a> {
         if !matches!(entry.dtype, Dtype::Dense(_)) {
             return Err(self.wrong(&source, "BF16, F16 or F32", entry.dtype_name));
         }
-        let ty_in_file = dense_tensor_type(ty);
+        let ty_in_file = ty.tensor_type();
         self.tensors.push(Planned { name, ty: ty_in_file, shape, from: Source::Dense { source, ty } });
         Ok(())
     }
@@ -296,10 +296,4 @@ impl<'a> Planner<'a> {
             }),
         }
     }
-}
-
-/// The same format, as tensors of a GGUF file name it.
-fn dense_tensor_type(ty: DenseType) -> TensorType {
-    let found = TensorType::ALL.iter().copied().find(|known| known.id() == ty.id());
-    found.expect("every dense format is one of GGUF's")
 }

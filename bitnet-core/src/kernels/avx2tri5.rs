@@ -9,7 +9,6 @@ use super::avx2::{
     AHEAD, PICKS_AHEAD, dot_block, load_i8, load_u8, prefetch, reduce_four, reduce_i32, store_four,
 };
 use super::scalar;
-use super::tri5::Activations;
 use crate::quant::act::ActScale;
 use crate::quant::i2s::BLOCK_BYTES;
 use crate::quant::tri5::{CHUNK, CHUNK_BYTES, Tri5, row_bytes};
@@ -43,6 +42,40 @@ pub(super) fn gemv_tri5_picked(
         let later = picked.get(i + PICKS_AHEAD).copied().unwrap_or(r);
         let dot = reduce_i32(dot_row(w.row(r as usize), w.row(later as usize).as_ptr(), &q));
         y[r as usize] = scalar::rescale(dot - a.sum, a.s, scale);
+    }
+}
+
+/// Activations in whole chunks, the last filled up with zeros.
+pub(super) struct Activations<'a> {
+    whole: &'a [[i8; CHUNK]],
+    last: Option<Line>,
+}
+
+/// A chunk's activations from the start of a cache line on: a register as wide as a line then never loads from two.
+#[repr(align(64))]
+struct Line([i8; CHUNK]);
+
+impl<'a> Activations<'a> {
+    pub(super) fn new(q: &'a [i8]) -> Self {
+        let (whole, rest) = q.as_chunks::<CHUNK>();
+        let last = (!rest.is_empty()).then(|| {
+            let mut last = Line([0; CHUNK]);
+            last.0[..rest.len()].copy_from_slice(rest);
+            last
+        });
+        Activations { whole, last }
+    }
+
+    /// The chunks that need no zeros.
+    #[inline(always)]
+    pub(super) fn whole(&self) -> &'a [[i8; CHUNK]] {
+        self.whole
+    }
+
+    /// The chunk that does.
+    #[inline(always)]
+    pub(super) fn last(&self) -> Option<&[i8; CHUNK]> {
+        self.last.as_ref().map(|line| &line.0)
     }
 }
 

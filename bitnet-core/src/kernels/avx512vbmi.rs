@@ -5,11 +5,12 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::avx2tri5::Activations;
 use super::avx512::{self, AHEAD, PICKS_AHEAD, ROWS, load_512, prefetch, rescale, store, sums};
 use super::avx512gemm::{Codes, Packed, gemm, load_two, store_512, transpose_8x8};
 use super::paired::GROUP;
-use super::tri5::Activations;
-use super::{ActTiles, GemmTri5, Kernels};
+use super::table::GemmTri5;
+use super::{ActTiles, Kernels};
 use crate::pages::Lines;
 use crate::quant::act::ActScale;
 use crate::quant::i2s::BLOCK_BYTES;

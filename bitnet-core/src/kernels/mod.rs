@@ -12,7 +12,7 @@
 //! | `tiles.rs` | how the activations of several tokens lie in memory for a matrix product |
 //! | `paired.rs` | what those activations are where one multiplication makes two products |
 //! | `prepared.rs` | what is made of a matrix's rows before many tokens are multiplied with them |
-//! | `tri5.rs` | what products with weights five to a byte share, and where no kernel reads them as they are |
+//! | `tri5.rs` | products with weights five to a byte, where no kernel reads them as they are |
 //! | `values.rs` | how the values of past positions lie in memory for attention |
 //! | `scalar.rs` | the definition |
 //! | `elementwise.rs` | the plain loops that every instruction set compiles for itself |
@@ -67,4 +67,3 @@ pub use tiles::{ActTiles, TileMut, Tiling, Tokens};
 pub use values::Values;
 
 use elementwise::elementwise;
-use table::GemmTri5;

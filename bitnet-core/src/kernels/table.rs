@@ -205,7 +205,7 @@ impl Kernels {
     pub fn dot_u4(&self, y: &mut [f64], w: &[u8], x: &ShadowVector) {
         let cols = x.values.len();
         assert!(
-            cols.is_multiple_of(screen::RUN) && cols <= screen::MOST_COLS,
+            cols.is_multiple_of(screen::RUN) && cols <= screen::MAX_COLS,
             "dot_u4: rows of {cols} values"
         );
         assert!(x.high.len() == cols && x.low.len() == cols, "dot_u4: a vector of one length");
@@ -224,7 +224,7 @@ impl Kernels {
     pub fn dot_u2(&self, y: &mut [f64], w: &[u8], picked: &[u32], x: &[i8]) {
         let rows = w.len() / (x.len() / 4).max(1);
         assert!(
-            x.len().is_multiple_of(screen::RUN) && x.len() <= screen::MOST_COLS,
+            x.len().is_multiple_of(screen::RUN) && x.len() <= screen::MAX_COLS,
             "dot_u2: rows of {} values",
             x.len()
         );

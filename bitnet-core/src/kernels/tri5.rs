@@ -1,48 +1,11 @@
-//! What kernels share that read weights packed five to a byte, and what is done where none does.
+//! Products of many tokens with weights packed five to a byte, where no kernel reads them as they are.
 
 use std::cell::RefCell;
 
 use super::{ActTiles, Kernels};
 use crate::pages::Lines;
 use crate::quant::i2s::Ternary;
-use crate::quant::tri5::{CHUNK, Tri5};
-
-/// Activations in whole chunks, the last filled up with zeros.
-#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
-pub(super) struct Activations<'a> {
-    whole: &'a [[i8; CHUNK]],
-    last: Option<Line>,
-}
-
-/// A chunk's activations from the start of a cache line on: a register as wide as a line then never loads from two.
-#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
-#[repr(align(64))]
-struct Line([i8; CHUNK]);
-
-#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
-impl<'a> Activations<'a> {
-    pub(super) fn new(q: &'a [i8]) -> Self {
-        let (whole, rest) = q.as_chunks::<CHUNK>();
-        let last = (!rest.is_empty()).then(|| {
-            let mut last = Line([0; CHUNK]);
-            last.0[..rest.len()].copy_from_slice(rest);
-            last
-        });
-        Activations { whole, last }
-    }
-
-    /// The chunks that need no zeros.
-    #[inline(always)]
-    pub(super) fn whole(&self) -> &'a [[i8; CHUNK]] {
-        self.whole
-    }
-
-    /// The chunk that does.
-    #[inline(always)]
-    pub(super) fn last(&self) -> Option<&[i8; CHUNK]> {
-        self.last.as_ref().map(|line| &line.0)
-    }
-}
+use crate::quant::tri5::Tri5;
 
 /// Rows that are unpacked at a time: a multiple of every kernel's panel.
 const ROWS: usize = 32;

@@ -78,10 +78,10 @@ pub struct Config {
     pub activation: Activation,
 }
 
-/// Positions no model of this kind comes near.
-const MOST_POSITIONS: usize = 1 << 20;
-/// Columns of the widest matrix: kernels that add codes where they stand in their byte have sums that fit i32 up to here.
-const MOST_COLS: usize = 1 << 22;
+/// Most positions of a context: no model of this kind comes near.
+pub const MAX_POSITIONS: usize = 1 << 20;
+/// Columns of the widest matrix. Some kernels add codes where they stand in their byte: up to here the sums fit i32.
+const MAX_COLS: usize = 1 << 22;
 
 impl Config {
     /// Reads and validates the hyperparameters of a file.
@@ -104,12 +104,12 @@ impl Config {
             return Err(keys.wrong("attention.head_count_kv", &format!("a divisor of head_count, {n_head}")));
         }
         let head_dim = keys.head_dim(n_embd, n_head)?;
-        if n_head * head_dim > MOST_COLS {
-            let expected = format!("heads of {head_dim} values that have at most {MOST_COLS} together");
+        if n_head * head_dim > MAX_COLS {
+            let expected = format!("heads of {head_dim} values that have at most {MAX_COLS} together");
             return Err(keys.wrong("attention.head_count", &expected));
         }
-        let n_ff = keys.count_of_layers("feed_forward_length", n_layer, MOST_COLS)?;
-        let n_ctx_train = keys.count("context_length", MOST_POSITIONS)?;
+        let n_ff = keys.count_of_layers("feed_forward_length", n_layer, MAX_COLS)?;
+        let n_ctx_train = keys.count("context_length", MAX_POSITIONS)?;
         let norm_eps = keys.positive("attention.layer_norm_rms_epsilon", None)?;
         let rope = keys.rope(head_dim)?;
         let n_vocab = read_n_vocab(gguf, &keys, n_embd)?;

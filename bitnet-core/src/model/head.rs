@@ -1,23 +1,23 @@
-//! The output head, screened: which rows can hold the largest logits is decided on a shadow in few bits, and only
-//! those are evaluated.
+//! The output head, screened: a shadow of it in few bits decides which rows can have the largest logits, and only those
+//! are evaluated.
 //!
 //! [`crate::ops::screen`] proves the bounds. A row whose upper bound lies below `k` lower bounds of other rows is
 //! not among the `k` largest; it is reported as minus infinity. Every other row gets its canonical logit, so the
 //! largest logit, the `k` largest, and their ties are those of the full head, to the bit.
 //!
-//! Rows are sifted twice: all of them by four bits, a quarter of the head's bytes, and what is left by two bits more.
-//! In between, the `k` rows that look largest are evaluated: theirs are logits that `k` rows reach for sure, and closer
-//! to the truth than any lower bound. Where the largest logits stand far out, as of a model sure of what comes next, four
-//! bits leave a handful.
+//! Rows are sifted twice: all of them by four bits, which are a quarter of the head's bytes, and those that are left by
+//! two bits more. In between, `k` rows that look largest are evaluated. At least `k` logits reach the least of theirs,
+//! which mostly says more than lower bounds do. Where a model is sure of what comes next, the largest logits stand out so far
+//! that four bits leave only a handful of rows.
 
 use super::matrix::{Format, Matrix};
 use crate::kernels::Kernels;
-use crate::ops::screen::{MOST_COLS, Precision, RUN, ShadowRow, ShadowVector};
+use crate::ops::screen::{MAX_COLS, Precision, RUN, ShadowRow, ShadowVector};
 use crate::pages::Pages;
 use crate::team::{Share, Team};
 use crate::trace::trace_timing;
 
-/// Rows that are bounded together.
+/// Rows whose bounds are computed together.
 const CHUNK: usize = 256;
 
 /// A six-bit shadow of an f16 head, in two planes.
@@ -32,7 +32,8 @@ pub struct Screen {
     n_embd: usize,
 }
 
-/// The working memory of one session's screening: a value for each row in whole chunks, or for each chunk.
+/// The working memory of one session's screening. Vectors have a value for each row, padded to whole chunks, or one for
+/// each chunk.
 #[derive(Debug, Default)]
 pub struct Screening {
     x: ShadowVector,
@@ -43,15 +44,17 @@ pub struct Screening {
     upper: Vec<f64>,
     /// Largest lower bound of each chunk's rows.
     lower: Vec<f64>,
-    /// How many rows of each chunk four bits left.
+    /// How many rows of each chunk are left after four bits: as f64, since one cut among threads takes values of one
+    /// type.
     left: Vec<f64>,
     /// Numbers of the chunks, those with the largest lower bounds first.
     ordered: Vec<u32>,
+    /// The rows that are evaluated.
     candidates: Vec<u32>,
     sifted: Sifted,
 }
 
-/// How many rows were looked at how closely, added up over steps.
+/// Counters of a screened head: how many rows were examined how closely, added up over steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sifted {
     /// Vectors screened.
@@ -85,11 +88,12 @@ impl std::ops::Sub for Sifted {
 
 /// Whether a head `[n_vocab, n_embd]` may have a shadow, and is large enough for one to pay.
 fn serves(n_vocab: usize, n_embd: usize) -> bool {
-    n_embd.is_multiple_of(RUN) && n_embd <= MOST_COLS && n_vocab >= 16 * CHUNK
+    n_embd.is_multiple_of(RUN) && n_embd <= MAX_COLS && n_vocab >= 16 * CHUNK
 }
 
 impl Screen {
-    /// The shadow of `head`; `None` where one does not serve: a head that is not f16, or of a size that does not.
+    /// The shadow of `head`; `None` if the head is not f16, has few rows, rows that are too long or not whole runs of
+    /// [`RUN`], or if there is no memory.
     #[must_use]
     pub fn new(head: &Matrix, team: &Team, kernels: &Kernels) -> Option<Screen> {
         let (n_vocab, n_embd) = (head.rows(), head.cols());
@@ -106,7 +110,7 @@ impl Screen {
                 let mut w = vec![0.0; n_embd];
                 let planes = fours.chunks_exact_mut(n_embd / 2).zip(twos.chunks_exact_mut(n_embd / 4));
                 for (r, ((fours, twos), row)) in planes.zip(rows).enumerate() {
-                    head.expand_row(i * CHUNK + r, &mut w);
+                    head.dequantize_row(i * CHUNK + r, &mut w);
                     *row = kernels.shadow_row(fours, twos, &w);
                 }
             });
@@ -120,7 +124,7 @@ impl Screen {
         self.fours.len() + self.twos.len() + size_of_val(&self.rows[..])
     }
 
-    /// Bytes that the screenings behind `sifted` read, those of the rows evaluated in the end included.
+    /// Bytes that the steps counted in `sifted` read, those of the rows evaluated in the end included.
     #[must_use]
     pub fn bytes_read(&self, sifted: Sifted) -> u64 {
         let whole = self.fours.len() + size_of_val(&self.rows[..]);
@@ -129,8 +133,7 @@ impl Screen {
             + sifted.n_evaluated * (self.n_embd * 2) as u64
     }
 
-    /// Logits of the `k` largest rows and perhaps a few more; minus infinity for the rest. Returns how many rows
-    /// were evaluated.
+    /// Logits of the `k` largest rows and perhaps a few more; minus infinity for the rest. Returns how many are given.
     ///
     /// - `logits`: `[n_vocab]`, overwritten; `x`: `[n_embd]`, values an f16 can hold
     #[trace_timing(screened_head, bytes = self.fours.len())]
@@ -145,11 +148,7 @@ impl Screen {
     ) -> usize {
         work.load(x, self.rows.len());
         self.by_four_bits((team, kernels), work);
-        let reached = work.reached(k, |r| {
-            let mut logit = [0.0];
-            head.logit(kernels, r, x, &mut logit[0]);
-            f64::from(logit[0])
-        });
+        let reached = work.reached(k, |r| f64::from(head.logit(kernels, r, x)));
         self.by_six_bits((team, kernels), work, reached);
         work.pick_candidates(k, reached);
         logits.fill(f32::NEG_INFINITY);
@@ -160,7 +159,7 @@ impl Screen {
     /// Bounds of all rows from four bits.
     fn by_four_bits(&self, (team, kernels): (&Team, &Kernels), work: &mut Screening) {
         let Screening { x, dots, upper, lower, .. } = work;
-        // As many units in each, so that all are cut between the same chunks.
+        // Each has as many units, so that all are cut between the same chunks.
         let shares = [(dots, CHUNK), (upper, CHUNK), (lower, 1)].map(|(v, unit)| Share { values: v, unit });
         team.split(shares, |[dots, upper, lower]| {
             let mut near = [0.0; CHUNK];
@@ -211,9 +210,10 @@ impl Screen {
     }
 }
 
-/// Numbers of the bounds that are not below `least`; returns how many there are. What is not a number excludes nothing.
+/// Writes the numbers of the bounds that are not below `least`, and returns how many there are. A NaN is not below
+/// anything, so that it excludes no row.
 fn pick(picked: &mut [u32; CHUNK], upper: &[f64], least: f64) -> usize {
-    // Counted first, which is quick, since most often there is none.
+    // Most often there are none, which counting finds out quickly.
     if upper.iter().filter(|&&upper| upper < least).count() == upper.len() {
         return 0;
     }
@@ -225,16 +225,16 @@ fn pick(picked: &mut [u32; CHUNK], upper: &[f64], least: f64) -> usize {
     n
 }
 
-/// The canonical logits of `rows`.
+/// Writes the canonical logits of `rows`.
 #[trace_timing(rescore, rows = rows.len(), bytes = 2 * rows.len() * x.len())]
 fn rescore(head: &Matrix, kernels: &Kernels, logits: &mut [f32], x: &[f32], rows: &[u32]) {
     for &r in rows {
-        head.logit(kernels, r as usize, x, &mut logits[r as usize]);
+        logits[r as usize] = head.logit(kernels, r as usize, x);
     }
 }
 
 impl Screening {
-    /// How many rows were looked at how closely so far.
+    /// Counters of the rows examined so far.
     #[must_use]
     pub fn sifted(&self) -> Sifted {
         self.sifted
@@ -252,7 +252,8 @@ impl Screening {
         self.candidates.reserve(n_rows);
     }
 
-    /// What at least `k` logits reach, by their lower bounds: the `k`-th largest among the chunks' largest.
+    /// A value that at least `k` logits reach, by their lower bounds: the `k`-th largest among the chunks' largest.
+    /// Puts those `k` chunks first in `ordered`.
     fn kth_lower_bound(&mut self, k: usize) -> f64 {
         if k == 0 || k > self.lower.len() {
             return f64::NEG_INFINITY;
@@ -263,8 +264,8 @@ impl Screening {
         lower(self.ordered.select_nth_unstable_by(k - 1, |a, b| lower(b).total_cmp(&lower(a))).1)
     }
 
-    /// What at least `k` logits reach: the least `logit` of the rows that look largest in `k` chunks that do, or the
-    /// bounds, if they promise more.
+    /// A value that at least `k` logits reach: the least `logit` of the rows that look largest in the `k` best chunks,
+    /// or what the bounds promise, if that is more.
     fn reached(&mut self, k: usize, logit: impl Fn(usize) -> f64) -> f64 {
         let by_bounds = self.kth_lower_bound(k);
         if by_bounds == f64::NEG_INFINITY {
@@ -279,7 +280,7 @@ impl Screening {
         by_logits.fold(f64::INFINITY, f64::min).max(by_bounds)
     }
 
-    /// The rows that six bits leave, where `k` logits are known to reach `reached`.
+    /// Collects the rows that six bits leave, given that at least `k` logits reach `reached`.
     fn pick_candidates(&mut self, k: usize, reached: f64) {
         let least = self.kth_lower_bound(k).max(reached);
         let mut picked = [0; CHUNK];
@@ -296,7 +297,7 @@ impl Screening {
     }
 }
 
-/// What is not a number promises nothing.
+/// A bound that is NaN promises nothing.
 fn known(bound: f64) -> f64 {
     if bound.is_nan() { f64::NEG_INFINITY } else { bound }
 }
@@ -314,8 +315,8 @@ mod tests {
 
     #[test]
     fn a_head_too_wide_too_small_or_of_broken_runs_has_no_shadow() {
-        assert!(serves(N_VOCAB, N_EMBD) && serves(N_VOCAB, MOST_COLS));
-        assert!(!serves(N_VOCAB, MOST_COLS + RUN) && !serves(N_VOCAB, N_EMBD + 1) && !serves(CHUNK, N_EMBD));
+        assert!(serves(N_VOCAB, N_EMBD) && serves(N_VOCAB, MAX_COLS));
+        assert!(!serves(N_VOCAB, MAX_COLS + RUN) && !serves(N_VOCAB, N_EMBD + 1) && !serves(CHUNK, N_EMBD));
     }
 
     /// A head of these rows in a file of its own.
@@ -380,8 +381,8 @@ mod tests {
         }
     }
 
-    /// Of the rows that look largest in the two best chunks, the less is what two logits reach, if it is more than the
-    /// bounds promise; a logit that is not a number promises nothing.
+    /// Two rows reach the smaller logit of those that look largest in the two best chunks, or what the bounds promise,
+    /// if that is more. A logit that is NaN promises nothing.
     #[test]
     fn what_logits_reach_is_known_from_the_rows_that_look_largest() {
         let mut work =

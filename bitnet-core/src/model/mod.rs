@@ -3,8 +3,8 @@
 //! - [`config`]: hyperparameters, validated together
 //! - [`weights`]: tensor names to fields, every shape checked once
 //! - [`matrix`]: one weight matrix and its product
-//! - [`operand`]: activations made ready for it
-//! - [`head`]: the largest logits from fewer bytes
+//! - [`operand`]: activations in the forms that matrices read
+//! - [`head`]: the largest logits, found without reading the whole output head
 
 pub mod config;
 pub mod head;
@@ -15,7 +15,7 @@ pub mod weights;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-pub use config::{Activation, Arch, Config};
+pub use config::{Activation, Arch, Config, MAX_POSITIONS};
 pub use head::{Screen, Sifted};
 pub use matrix::{Matrix, Skipped};
 use weights::Layer;
@@ -34,20 +34,20 @@ pub struct LoadOptions {
     pub isa: Option<Isa>,
     /// Whether the file is mapped or read.
     pub access: Access,
-    /// Whether ternary weights are computed with where the file has them.
+    /// Where ternary weights lie in memory.
     pub placement: Placement,
-    /// Threads for which [`Placement::Auto`] chooses, those of the sessions to come: more of them wait for the memory
+    /// Threads that sessions will use; [`Placement::Auto`] measures with as many, since more threads saturate memory
     /// sooner. By default one for each processor this process may use.
     pub n_threads: Option<usize>,
     /// What the file does not say about its ternary tensors.
     pub reading: Reading,
 }
 
-/// Where ternary weights are while they are computed with. The numbers are the same.
+/// Where ternary weights lie in memory. Results do not depend on it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Placement {
-    /// Of a mapped file with more weights than caches hold, on Linux: [`Placement::Copy`] or [`Placement::Tri5`],
-    /// whichever is measured to be multiplied faster; else [`Placement::Map`].
+    /// On Linux, for a mapped file with more weights than caches hold: [`Placement::Copy`] or [`Placement::Tri5`],
+    /// whichever is measured to be multiplied faster. Otherwise [`Placement::Map`].
     #[default]
     Auto,
     /// Where the file has them: nothing is copied, and processes with the same model share its memory.
@@ -55,7 +55,7 @@ pub enum Placement {
     /// In large pages of our own, still two bits each; the file's pages are given back. Costs a moment at load, and
     /// the memory is private. With squared ReLU the down projection is copied by columns, too, a quarter more.
     Copy,
-    /// The same with five weights in a byte: a fifth less to read for each token, and more to compute.
+    /// As [`Placement::Copy`], but five weights to a byte: a fifth less to read for each token, and more to compute.
     Tri5,
 }
 
@@ -78,7 +78,7 @@ impl Model {
         Model::from_gguf(Gguf::open(path, options.access)?, options)
     }
 
-    /// The same, of a file that is open.
+    /// As [`Model::load`], from a file that is already open.
     ///
     /// # Errors
     /// As [`Model::load`].
@@ -133,19 +133,20 @@ impl Model {
         self.screen.get_or_init(new).as_ref()
     }
 
-    /// Bytes of weights one decode step reads, on average over the steps in `sifted`, if the screened head is used, and
-    /// in `skipped`.
+    /// Bytes of weights a decode step reads, averaged over the steps counted in `skipped` and, with the screened head,
+    /// in `sifted`.
     #[must_use]
-    pub fn decode_bytes(&self, head: Logits, sifted: Sifted, skipped: Skipped) -> u64 {
+    pub fn decode_bytes(&self, head: WantedLogits, sifted: Sifted, skipped: Skipped) -> u64 {
         let layers: u64 = self.weights.layers.iter().flat_map(|l| l.matrices()).map(Matrix::n_bytes).sum();
         let layers = layers.saturating_sub(skipped.bytes_per_step());
-        let screen = if head == Logits::All { None } else { self.screen.get().and_then(Option::as_ref) };
+        let screen =
+            if head == WantedLogits::All { None } else { self.screen.get().and_then(Option::as_ref) };
         let head = screen.and_then(|screen| screen.bytes_read(sifted).checked_div(sifted.n_steps));
         layers + head.unwrap_or_else(|| self.weights.head().n_bytes())
     }
 
-    /// Multiply-adds that a prompt of `n` tokens takes in the layers' matrices: what prefill is made of, but for
-    /// attention. What the last block makes of attention is computed for the last token only.
+    /// Multiply-adds that a prompt of `n` tokens takes in the layers' matrices: nearly all of prefill, attention apart.
+    /// The last block's matrices after attention count for the last token only.
     #[must_use]
     pub fn prompt_macs(&self, n: usize) -> u64 {
         let macs = |m: &Matrix| m.rows() as u64 * m.cols() as u64;
@@ -158,9 +159,9 @@ impl Model {
 
 /// Which logits a step computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Logits {
+pub enum WantedLogits {
     /// Every one.
     All,
-    /// The so many largest, and ties with the last of them; any other may be minus infinity.
+    /// This many of the largest, and every tie with the last of them; any other may be minus infinity.
     Top(usize),
 }

@@ -1,4 +1,4 @@
-//! Activations made ready for matrices: quantized once for each vector, and shared by all that read it.
+//! Activations in the forms that matrices read: made once for each vector, and shared by all matrices that read it.
 
 use crate::kernels::{ActTiles, Kernels, TileMut, Tokens};
 use crate::pages::Lines;
@@ -13,13 +13,13 @@ pub struct Wants {
     pub int8: bool,
     /// Rounded to f16: F16 matrices.
     pub rounded: bool,
-    /// As they are: other dense matrices.
+    /// f32 as they are: other dense matrices.
     pub float: bool,
 }
 
 /// The right-hand side of matrix products: `n` vectors of `cols` activations.
 ///
-/// The int8 form has vectors of whole blocks, filled up with zeros: as ternary matrices have their rows.
+/// In the int8 form, each vector is padded with zeros to whole blocks, like the rows of ternary matrices.
 #[derive(Debug, Default)]
 pub struct Operand {
     n: usize,
@@ -27,9 +27,10 @@ pub struct Operand {
     tokens: Tokens,
     /// One scratch row for each tile of tokens.
     rows: Lines<i8>,
-    /// `[n, cols]` where that form is wanted, else one scratch row for each tile: written once, a prompt's would only
-    /// drive weights and outputs out of the caches.
+    /// `[n, cols]` where this form or the rounded one is wanted. Otherwise one scratch row for each tile: a whole
+    /// prompt's vectors would only drive weights and outputs out of the caches.
     float: Lines<f32>,
+    /// `[n, cols]`, where this form is wanted.
     rounded: Lines<f32>,
 }
 
@@ -42,8 +43,8 @@ struct Part<'a> {
 }
 
 impl Operand {
-    /// An operand with room for `n` vectors of `cols` activations; `None` if there is no memory for it. To load one
-    /// vector of no more than that then allocates nothing.
+    /// An operand with room for `n` vectors of `cols` activations; `None` if there is no memory for it. Loading a
+    /// single vector of up to `cols` then allocates nothing.
     #[must_use]
     pub fn with_capacity(kernels: &Kernels, n: usize, cols: usize) -> Option<Operand> {
         let q_cols = cols.checked_next_multiple_of(BLOCK)?;
@@ -58,7 +59,7 @@ impl Operand {
         })
     }
 
-    /// Takes `x`, `[n, cols]`, through an RMS norm if `norm` names one, and makes the forms that are wanted.
+    /// Normalizes `x`, `[n, cols]`, as `norm` says, and makes the forms of it that are wanted.
     ///
     /// # Panics
     /// If `x` is not whole rows.
@@ -103,9 +104,9 @@ impl Operand {
         }
     }
 
-    /// The tokens of each tile, with what is to be written for them.
+    /// The tokens of each tile, with the places to write their forms to.
     ///
-    /// - `kept`: whether the float form is, of every token
+    /// - `kept`: whether the float form of every token is kept
     fn parts<'a>(
         &'a mut self,
         kernels: &Kernels,
@@ -138,13 +139,13 @@ impl Operand {
         self.cols
     }
 
-    /// The int8 form, of vectors filled up to whole blocks.
+    /// The int8 form, if that was wanted: vectors padded with zeros to whole blocks.
     #[must_use]
     pub fn tiles(&self) -> ActTiles<'_> {
         self.tokens.tiles()
     }
 
-    /// How many values of the int8 form of the only vector, if it was made, are zero: their products need not be taken.
+    /// Zeros among the int8 values of the only vector, if that form was wanted. Columns behind them need not be read.
     ///
     /// # Panics
     /// If there are several vectors.

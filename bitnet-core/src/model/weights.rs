@@ -111,7 +111,7 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Puts the ternary matrices where `placement` says, and tells a trace which kernel each matrix has then.
+    /// Puts the ternary matrices where `placement` says, and then traces which kernel each matrix has.
     pub(super) fn place(
         &mut self,
         placement: Placement,
@@ -180,8 +180,8 @@ impl Layer {
         .into_iter()
     }
 
-    /// Bytes of what `kernels` make, at most, of rows before products with `n` tokens: of those matrices at a time that
-    /// read the same activations.
+    /// Most bytes of prepared rows needed at one time for `n` tokens. Matrices with the same input are prepared
+    /// together.
     pub fn prepared_bytes(&self, kernels: &Kernels, n: usize) -> usize {
         let together = [
             &[&self.attn_q, &self.attn_k, &self.attn_v][..],
@@ -193,7 +193,7 @@ impl Layer {
         together.into_iter().map(bytes).max().unwrap_or(0)
     }
 
-    /// Those that read what attention made.
+    /// The matrices that come after attention.
     pub fn matrices_after_attention(&self) -> impl Iterator<Item = &Matrix> {
         [&self.attn_output, &self.ffn_gate, &self.ffn_up, &self.ffn_down].into_iter()
     }
@@ -228,7 +228,7 @@ pub fn wants<'a>(matrices: impl IntoIterator<Item = &'a Matrix>) -> Wants {
 /// A vector of `n` numbers, as f32.
 fn vector(gguf: &Gguf, name: &str, n: usize) -> Result<Vec<f32>> {
     let tensor = tensor(gguf, name, &[n])?;
-    let ty = DenseType::from_id(tensor.info.ty.id())
+    let ty = DenseType::of(tensor.info.ty)
         .filter(|ty| matches!(ty, DenseType::F32 | DenseType::F16 | DenseType::BF16))
         .ok_or_else(|| {
             let found = tensor.info.ty.spelled();
@@ -260,7 +260,7 @@ pub(crate) fn ternary_embeddings(gguf: &Gguf, info: &TensorInfo) -> Error {
 
 /// The refusal of `blk.N.attn_q.scale` and its like; `None` for any other tensor.
 ///
-/// Files from before I2_S had their scales there, to multiply what a matrix gives.
+/// Files from before I2_S have a scale there, by which the outputs of the matrix are to be multiplied.
 pub(crate) fn outer_scale(gguf: &Gguf, info: &TensorInfo) -> Option<Error> {
     info.name.strip_prefix("blk.")?.strip_suffix(".scale")?;
     let reason = format!(

@@ -1,11 +1,13 @@
-//! The order in which every float dot product is summed, and the one of dense f32 rows.
+//! The order in which every float dot product is summed, and the product of dense f32 rows.
 
 /// `y = w · x`: 32 f32 accumulators, lane = index mod 32, `acc = fma(w, x, acc)`, joined as
 /// [`reduce_lanes`] says; what is left past the last whole 32 is added in f64, product rounded to f32, and
 /// rounded once at the end.
 ///
-/// This is bitnet.cpp's arithmetic for F32 tensors. Formats that are stored in blocks are expanded to f32 first
-/// and then take this road too; bitnet.cpp would round the activations for them, which costs accuracy.
+/// - `y`: `[rows]`, overwritten; `w`: `[rows, cols]`; `x`: `[cols]`, not empty
+///
+/// This is bitnet.cpp's arithmetic for F32 tensors. Formats that are stored in blocks are expanded to f32 first and
+/// multiplied in the same way; bitnet.cpp would round the activations for them, which costs accuracy.
 #[inline(always)]
 pub fn gemv(y: &mut [f32], w: &[f32], x: &[f32]) {
     let (x_blocks, x_rest) = x.as_chunks::<32>();

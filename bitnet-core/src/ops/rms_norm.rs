@@ -24,7 +24,7 @@ pub fn rms_norm(y: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
 /// mean is the canonical one; else (about once in 10^5 vectors of 2 560) the chain is walked after all.
 #[inline(always)]
 fn mean_square(x: &[f32]) -> f32 {
-    const LANES: usize = 32; // chains enough to wait for none of them
+    const LANES: usize = 32; // enough independent chains that none is waited for
     let mut lanes = [0.0_f64; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {

@@ -20,7 +20,7 @@ pub struct Rope {
     pub freq_scale: f32,
     /// Divides angle `k` (`rope_freqs.weight`); empty, or `n_rot / 2` values.
     pub factors: Vec<f32>,
-    /// The pairs.
+    /// Which values form a pair.
     pub pairing: Pairing,
 }
 

@@ -1,9 +1,9 @@
 //! Rounding to the precision of f16.
 
-/// Rounds every value to the nearest f16, ties to even: queries and probabilities, before they meet f16 keys and values,
-/// and what an f16 head reads.
+/// Rounds every value to the nearest f16, ties to even: queries and probabilities, before they meet f16 keys and
+/// values, and what an f16 head reads.
 ///
-/// Past the largest f16 a value becomes infinite; what is not a number keeps the top of its payload.
+/// A value beyond the largest f16 becomes infinite; a NaN keeps the top of its payload.
 #[inline(always)]
 pub fn round_to_f16(x: &mut [f32]) {
     for v in x {

@@ -5,19 +5,20 @@
 //!
 //! ```text
 //! four bits    64 bytes hold 128 weights: byte j has w[j] in its lower half, w[64 + j] in its upper half
-//! two bits     as I2_S codes (see `quant::i2s`), of which 3 is one here
+//! two bits     as I2_S codes (see `quant::i2s`), except that 3 is a code, too
 //! ```
 //!
-//! A logit is `w · x` with `x` rounded to f16, summed in f32 in the canonical order. Let `w'` be the row as either plane
-//! has it, and `x'` the vector rounded to 16-bit integers times a step. In exact arithmetic
+//! A logit is `w · x` with `x` rounded to f16, summed in f32 in the canonical order. Let `w'` be the row as either
+//! plane has it, and `x'` the vector rounded to 16-bit integers times a step. In exact arithmetic
 //!
 //! ```text
 //! w·x - w'·x' = (w - w')·x + w'·(x - x')        so, by Cauchy and Schwarz,
 //! |w·x - w'·x'| <= |w - w'| |x| + |w'| |x - x'|
 //! ```
 //!
-//! Of the vector, the two-bit plane is multiplied with the upper halves alone, `x' = step * (256 * high + low)`. What is
-//! left out is at most `scale |u mod 4 - 1.5| step |low| <= scale 1.5 sqrt(n) step |low|`.
+//! The vector is kept in two halves, `x' = step * (256 * high + low)`, and the two-bit plane is multiplied with the
+//! upper halves alone. That leaves out at most
+//! `scale |u mod 4 - 1.5| step |low| <= scale 1.5 sqrt(n) step |low|`.
 //!
 //! The canonical sum is not exact: each lane chains `n / 32` additions, and five more join the lanes, each rounding
 //! by at most `u = 2^-24` of its result. The products are exact, and no partial sum exceeds the sum of their
@@ -26,7 +27,8 @@
 //!
 //! `w'·x'` itself is an integer, computed exactly, times a scale and a step. Norms of a row are summed in f32, which
 //! `Sums` accounts for; all else is computed in f64 and inflated by far more than f64 can lose. A row with a value that
-//! is not finite gets an infinite bound, and a vector with one makes every bound infinite or NaN, which excludes no row.
+//! is not finite gets an infinite bound, and a vector with one makes every bound infinite or NaN, which excludes no
+//! row.
 
 use crate::pages::Lines;
 use crate::quant::act::max_abs;
@@ -35,9 +37,9 @@ use crate::quant::i2s;
 /// Weights that share a run of 64 bytes of the four-bit plane; rows of a shadow are whole runs.
 pub const RUN: usize = 128;
 /// Most values of a vector: sums of more would not fit the lanes they are made in.
-pub const MOST_COLS: usize = 1 << 16;
+pub const MAX_COLS: usize = 1 << 16;
 
-/// How much of a shadow a bound stands on.
+/// Which planes of a shadow a bound is computed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
     /// The four-bit plane.
@@ -49,7 +51,7 @@ pub enum Precision {
 /// What is kept of a row beside its planes.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ShadowRow {
-    /// Distance of two of the 64 levels.
+    /// Distance from one of the 64 levels to the next.
     pub scale: f32,
     /// At least `|w - w'|` with `w'` in four bits.
     pub error_of_four: f32,
@@ -170,9 +172,9 @@ const LANES: usize = 16;
 /// Squares of a row and of its errors, in f32.
 ///
 /// A level times the scale is exact, so that the error of a weight is rounded once, by `u = 2^-24` of itself; squared,
-/// and added up in chains of `n / 16`, none of whose terms is negative, a sum is short of the true one by
-/// `n / 16 + 3` such steps at most. The norm is inflated by more than twice what its root needs. What is too small for
-/// f32, below 2^-75 for each weight, and so below 2^-65 in the norm of a million, is added outright.
+/// and added up in chains of `n / 16`, none of whose terms is negative, a sum is short of the true one by `n / 16 + 3`
+/// such steps at most. The norm is inflated by more than twice what its root needs. What f32 cannot hold is less than
+/// 2^-75 for each weight, and so less than 2^-65 in the norm of a million: it is covered by a constant.
 #[derive(Default)]
 struct Sums {
     norm: [f32; LANES],
@@ -245,7 +247,8 @@ impl ShadowVector {
         4.0 * dot - 30.0 * f64::from(self.sum)
     }
 
-    /// The same from `dot` and from `dot_two`, the product of the two-bit plane with `high`.
+    /// As [`near_of_four`](Self::near_of_four), but closer: from `dot` and from `dot_two`, the product of the two-bit
+    /// plane with `high`.
     #[must_use]
     pub fn near_of_six(&self, dot: f64, dot_two: f64) -> f64 {
         self.near_of_four(dot) + 256.0 * dot_two - 384.0 * f64::from(self.sum_high)
@@ -254,7 +257,8 @@ impl ShadowVector {
 
 /// Turns exact products into upper bounds of logits, and returns the largest lower bound among them.
 ///
-/// - `upper`: `[n]`, overwritten; `near`: `[n]`, as [`ShadowVector::near_of_four`] has it or its sibling; `rows`: `[n]`
+/// - `upper`: `[n]`, overwritten; `rows`: `[n]`
+/// - `near`: `[n]`, from [`ShadowVector::near_of_four`] or [`ShadowVector::near_of_six`], as `precision` says
 ///
 /// # Panics
 /// If the three lengths differ.
@@ -272,8 +276,8 @@ pub fn bounds(
     }
 }
 
-/// The same, with what `error` says of a row: its distance from its levels, and what was left out of the product in
-/// units of its scale.
+/// As [`bounds`]. `error` returns, for a row, its distance from its levels, and what the product left out, in units of
+/// the row's scale.
 #[inline(always)]
 fn bounds_with(
     upper: &mut [f64],

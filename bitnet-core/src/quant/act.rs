@@ -5,8 +5,8 @@
 pub struct ActScale {
     /// `q = round(x * s)`, where `s = 127 / max(1e-5, max |x|)`.
     pub s: f32,
-    /// Sum of all `q`: kernels multiply codes 0..=2 and subtract it once. In tiles for kernels that multiply pairs, all
-    /// that a token's sums are too large by.
+    /// Sum of all `q`: kernels multiply codes 0..=2 and subtract it once. In tiles for kernels that multiply pairs, the
+    /// whole amount by which a token's sums are too large.
     pub sum: i32,
 }
 

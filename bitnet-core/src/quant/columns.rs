@@ -7,9 +7,10 @@
 //!   byte 16 l + 4 k + i      64 k + 4 l + i, then 16, 32 and 48 rows on         k, l, i = 0..4
 //! ```
 //!
-//! Of four columns, the bytes at one place are brought together in pairs, then in fours, each within 16 bytes, as all
-//! wide registers do it: register `k` of the outcome holds four codes for each of 16 rows in each two bits, which is
-//! what a product of four bytes takes, and the sums of 16 neighbouring rows are neighbours, however wide it is.
+//! A kernel takes four columns at a time and interleaves their bytes, in pairs, then in fours, within each 16 bytes, as
+//! all wide registers can. Register `k` of the outcome then holds, in each two bits, four codes for each of 16 rows,
+//! which is what a product of four bytes takes. However wide a register is, the sums of 16 neighbouring rows are
+//! neighbours.
 
 use std::ops::Range;
 

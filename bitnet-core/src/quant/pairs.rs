@@ -56,7 +56,7 @@ fn scales(rng: &mut Rng, grain: Grain, rows: usize, per_row: usize, half: bool) 
     }
 }
 
-/// What those scales are, where every one of them has a weight that is not zero.
+/// The coarsest form of these scales, if every one of them has a weight that is not zero.
 fn said(scales: &[f32], per_row: usize) -> Scales {
     let all_equal = |scales: &[f32]| scales.iter().all(|scale| *scale == scales[0]);
     match () {

@@ -79,7 +79,7 @@ impl Scales {
         }
     }
 
-    /// The same with every scale changed.
+    /// These scales, each of them changed.
     #[must_use]
     pub fn map(&self, change: impl Fn(f32) -> f32) -> Scales {
         match self {

@@ -251,10 +251,10 @@ impl Packing {
     }
 }
 
-/// That every scale is a number; the rows begin with `first_row`.
+/// Checks that every scale is finite. The rows begin with `first_row`.
 ///
 /// # Errors
-/// The first that is none.
+/// If one is not: the first such scale is named.
 pub fn check_scales(scales: &[f32], per_row: usize, first_row: usize) -> Result<(), Fault> {
     match scales.iter().position(|s| !s.is_finite()) {
         Some(at) => Err(Fault::Scale { row: first_row + at / per_row, scale: scales[at] }),

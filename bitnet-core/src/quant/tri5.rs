@@ -6,10 +6,10 @@
 //!   byte j = c[j] + 3 c[64 + j] + 9 c[128 + j] + 27 c[192 + j] + 81 c[256 + j]       codes 0, 1, 2 for -1, 0, +1
 //! ```
 //!
-//! A row is filled up to whole chunks with weights of zero. The last digit of a byte comes off without a division: of
-//! `b`, `b - 81` and `b - 162`, as bytes that wrap around, the least is the rest below 81, since a difference that
-//! wrapped is 175 or more. The same goes for 27, 9 and 3, and for a wide register a table of 81 entries holds what the
-//! four digits of a rest are.
+//! A row is padded to whole chunks with weights of zero. The highest digit of a byte comes off without a division: the
+//! least of `b`, `b - 81` and `b - 162`, taken as bytes that wrap around, is the remainder below 81, since a difference
+//! that wrapped is 94 or more. 27, 9 and 3 go the same way; a wide register may instead look up the four digits of that
+//! remainder in a table of 81 entries.
 
 use super::i2s;
 
@@ -17,7 +17,7 @@ use super::i2s;
 pub const CHUNK: usize = 320;
 /// Bytes of a chunk.
 pub const CHUNK_BYTES: usize = CHUNK / PLACES.len();
-/// What a digit is worth.
+/// What each digit of a byte is worth.
 pub const PLACES: [u8; 5] = [1, 3, 9, 27, 81];
 
 /// Weights after which both chunks and blocks of I2_S begin anew.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::source::ternarized;
-use super::{QuantizeOptions, Task, file_type, requantized, stored_scales};
+use super::{QuantizeOptions, Task, requantized, stored_scales};
 use crate::error::{Error, Result};
 use crate::gguf::{Access, Gguf, Value};
 use crate::quant::ternary::{I2sLayout, Reading};
@@ -19,7 +19,7 @@ pub(super) fn check(
     let differs = |item: String| Error::ReadBack { path: out.to_owned(), item };
     let copy = Gguf::open(written, Access::Map)?;
 
-    let file_type = Value::U32(file_type(options.ty));
+    let file_type = Value::U32(options.ty.file_type());
     for (key, value) in source.metadata().iter().filter(|(key, _)| !key.starts_with("split.")) {
         let value = if key == "general.file_type" { file_type } else { value };
         if !copy.metadata().get(key).is_some_and(|found| found.same_bits(&value)) {

@@ -107,12 +107,12 @@ pub fn quantize<'a>(
     for (key, value) in source.metadata().iter().filter(|(key, _)| !key.starts_with("split.")) {
         writer.set(key, value)?;
     }
-    writer.set("general.file_type", Value::U32(file_type(options.ty)))?;
+    writer.set("general.file_type", Value::U32(options.ty.file_type()))?;
     for (info, task) in source.tensors().iter().zip(&tasks) {
         let ty = match task {
             Task::Copy => info.ty,
             Task::Ternary(..) => options.ty,
-            Task::Dense(_, to) => tensor_type(*to),
+            Task::Dense(_, to) => to.tensor_type(),
         };
         writer.declare(&info.name, ty, &info.shape)?;
     }
@@ -169,7 +169,7 @@ fn task(source: &Gguf, info: &TensorInfo, options: &QuantizeOptions) -> Result<T
     }
     if of_block || Packing::is_of(info.ty) {
         let [rows, cols] = info.matrix().ok_or_else(|| source::no_matrix(source, info))?;
-        if !Packing::is_of(info.ty) && source::dense_type(info).is_none() {
+        if !Packing::is_of(info.ty) && DenseType::of(info.ty).is_none() {
             return Err(not_run(source, info)); // before anything is written
         }
         let reading = Reading { i2s: I2sLayout::A, tiles: options.reading.tiles.clone() };
@@ -184,7 +184,7 @@ fn task(source: &Gguf, info: &TensorInfo, options: &QuantizeOptions) -> Result<T
     }
     match (embd, info.matrix()) {
         (Some(to), Some([_, cols])) => {
-            let from = source::dense_type(info).ok_or_else(|| not_run(source, info))?;
+            let from = DenseType::of(info.ty).ok_or_else(|| not_run(source, info))?;
             if to.row_bytes(cols).is_none() {
                 let block = to.block_len();
                 return Err(refused(format!(
@@ -320,22 +320,4 @@ fn requantized(
         each(&row)?;
     }
     Ok(())
-}
-
-fn tensor_type(ty: DenseType) -> TensorType {
-    let found = TensorType::ALL.iter().copied().find(|t| t.name() == ty.name());
-    found.expect("every dense format is a tensor type")
-}
-
-/// `general.file_type` of a model in this format, as the programs it comes from number them.
-fn file_type(ty: TensorType) -> u32 {
-    match ty {
-        TensorType::TQ1_0 => 36,
-        TensorType::TQ2_0 => 37,
-        TensorType::TL1 => 38,
-        TensorType::TL2 => 39,
-        TensorType::IQ1_BN => 136,
-        TensorType::IQ2_BN => 137,
-        _ => 40,
-    }
 }

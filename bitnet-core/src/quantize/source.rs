@@ -32,15 +32,10 @@ pub(super) fn ternarized(gguf: &Gguf, info: &TensorInfo, options: &QuantizeOptio
             packing.read(bytes, (rows, cols)).map_err(|fault| malformed(gguf, &info.name, packing, fault))?;
         return Ok(Ternarized { codes, scales, absmean: false });
     }
-    match dense_type(info) {
+    match DenseType::of(info.ty) {
         Some(ty) => dense_matrix(bytes, ty, cols, options.absmean).map_err(refused),
         None => Err(not_run(gguf, info)),
     }
-}
-
-/// The dense format of a tensor.
-pub(super) fn dense_type(info: &TensorInfo) -> Option<DenseType> {
-    DenseType::from_id(info.ty.id()).filter(|ty| ty.name() == info.ty.name())
 }
 
 /// The refusal of a ternary tensor of more dimensions, or of one.

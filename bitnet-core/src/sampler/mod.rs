@@ -6,10 +6,7 @@
 
 use crate::TokenId;
 use crate::error::{Error, Result};
-use crate::model::Logits;
-
-/// More tokens than any context holds; the history is allocated once.
-const MAX_REPEAT_LAST_N: usize = 1 << 20;
+use crate::model::{MAX_POSITIONS, WantedLogits};
 
 /// How to choose. Values out of range are refused by [`Sampler::new`], never clamped.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,9 +21,9 @@ pub struct SamplerOptions {
     pub min_p: f32,
     /// Divides positive and multiplies negative logits of recent tokens; finite, above 0, 1: off.
     pub repeat_penalty: f32,
-    /// How many accepted tokens count as recent; 0: none, at most 1 048 576.
+    /// How many accepted tokens count as recent; 0: none, at most 1 048 576 ([`MAX_POSITIONS`]).
     pub repeat_last_n: usize,
-    /// Where the draws begin.
+    /// Seed of the random draws.
     pub seed: u64,
 }
 
@@ -52,6 +49,11 @@ impl SamplerOptions {
         SamplerOptions { temperature: 0.0, ..SamplerOptions::default() }
     }
 
+    /// How many tokens are remembered: none, if a penalty of 1 would change nothing.
+    fn n_recent(&self) -> usize {
+        if self.repeat_penalty == 1.0 { 0 } else { self.repeat_last_n }
+    }
+
     fn check(&self) -> Result<()> {
         let refuse = |flag: &str, value: &dyn std::fmt::Display, accepted: &str| {
             Err(Error::Invalid { what: format!("{flag} {value}"), reason: format!("expected {accepted}") })
@@ -68,8 +70,9 @@ impl SamplerOptions {
         if !(self.repeat_penalty > 0.0 && self.repeat_penalty.is_finite()) {
             return refuse("--repeat-penalty", &self.repeat_penalty, "a finite number above 0 (1: off)");
         }
-        if self.repeat_last_n > MAX_REPEAT_LAST_N {
-            let accepted = format!("at most {MAX_REPEAT_LAST_N} (0: off)");
+        // The history is allocated once, so that its length needs a bound.
+        if self.repeat_last_n > MAX_POSITIONS {
+            let accepted = format!("at most {MAX_POSITIONS} (0: off)");
             return refuse("--repeat-last-n", &self.repeat_last_n, &accepted);
         }
         Ok(())
@@ -111,10 +114,9 @@ impl Sampler {
     /// If an option is out of its range; the message names the flag and the range.
     pub fn new(options: SamplerOptions) -> Result<Sampler> {
         options.check()?;
-        let n_recent = if options.repeat_penalty == 1.0 { 0 } else { options.repeat_last_n };
         Ok(Sampler {
             random: SplitMix64(options.seed),
-            recent: Vec::with_capacity(n_recent),
+            recent: Vec::with_capacity(options.n_recent()),
             oldest: 0,
             penalized: Vec::new(),
             candidates: Vec::new(),
@@ -137,12 +139,12 @@ impl Sampler {
 
     /// The logits a choice depends on: few, when only the largest can win and no penalty reorders them.
     #[must_use]
-    pub fn wanted(&self) -> Logits {
+    pub fn wanted(&self) -> WantedLogits {
         match self.options {
-            SamplerOptions { repeat_penalty, .. } if repeat_penalty != 1.0 => Logits::All,
-            _ if self.is_greedy() => Logits::Top(1),
-            SamplerOptions { top_k: 0, .. } => Logits::All,
-            SamplerOptions { top_k, .. } => Logits::Top(top_k),
+            SamplerOptions { repeat_penalty, .. } if repeat_penalty != 1.0 => WantedLogits::All,
+            _ if self.is_greedy() => WantedLogits::Top(1),
+            SamplerOptions { top_k: 0, .. } => WantedLogits::All,
+            SamplerOptions { top_k, .. } => WantedLogits::Top(top_k),
         }
     }
 
@@ -153,9 +155,9 @@ impl Sampler {
         self.oldest = 0;
     }
 
-    /// Counts `id` as recent. Call it for every token of the context, the prompt's too.
+    /// Counts `id` as recent. To be called for every token of the context, the prompt's too.
     pub fn accept(&mut self, id: TokenId) {
-        let n_max = if self.options.repeat_penalty == 1.0 { 0 } else { self.options.repeat_last_n };
+        let n_max = self.options.n_recent();
         if self.recent.len() < n_max {
             self.recent.push(id);
         } else if n_max > 0 {
@@ -257,7 +259,7 @@ impl Sampler {
         self.candidates.truncate(n_kept);
     }
 
-    /// Drops what min-p drops, and weighs the others at the temperature.
+    /// Drops candidates that fall short of min-p, and weighs the others at the temperature.
     fn weigh(&mut self) {
         let max = self.max();
         let min_p = f64::from(self.options.min_p);
@@ -293,14 +295,14 @@ impl Sampler {
 /// The id of the largest logit, the lowest id among equals. NaN never wins; without any number, id 0.
 #[must_use]
 pub fn argmax(logits: &[f32]) -> TokenId {
-    const SOME: usize = 64;
+    const CHUNK: usize = 64;
     let (mut best, mut max) = (0, f32::NEG_INFINITY);
-    for (first, some) in (0..).step_by(SOME).zip(logits.chunks(SOME)) {
-        // Asked of all of them, which is quick; most often there is none.
-        if !some.iter().fold(false, |any, &logit| any | (logit > max)) {
+    for (first, chunk) in (0..).step_by(CHUNK).zip(logits.chunks(CHUNK)) {
+        // Comparing a whole chunk is quick, and most often nothing in it is larger.
+        if !chunk.iter().fold(false, |any, &logit| any | (logit > max)) {
             continue;
         }
-        for (id, &logit) in (first..).zip(some) {
+        for (id, &logit) in (first..).zip(chunk) {
             if logit > max {
                 (best, max) = (id, logit);
             }

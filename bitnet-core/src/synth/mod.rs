@@ -23,6 +23,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use crate::gguf::{ArrayBuf, GgufWriter, Target, TensorType, TensorWriter, Value};
+use crate::model::MAX_POSITIONS;
 use crate::{Error, Result};
 use fill::{Pools, Source};
 use rng::Rng;
@@ -279,15 +280,14 @@ fn in_range(what: &str, given: Option<usize>, default: usize, min: usize, max: u
 }
 
 fn set_metadata(writer: &mut GgufWriter, options: &SynthOptions, dims: &Dims) -> Result<()> {
-    const FILE_TYPE_I2_S: u32 = 40;
     let arch = &options.arch;
-    let n_ctx = in_range("context length", options.n_ctx, 4096, 1, 1 << 20)?;
+    let n_ctx = in_range("context length", options.n_ctx, 4096, 1, MAX_POSITIONS)?;
     let vocab = Vocab::new(dims.n_vocab, &mut Rng::new(options.seed, 0));
     let name = format!("synthetic-{}-{}", options.shape, options.seed);
 
     writer.set("general.architecture", Value::Str(arch.as_bytes()))?;
     writer.set("general.name", Value::Str(name.as_bytes()))?;
-    writer.set("general.file_type", Value::U32(FILE_TYPE_I2_S))?;
+    writer.set("general.file_type", Value::U32(TensorType::I2_S.file_type()))?;
     writer.set("general.quantization_version", Value::U32(2))?;
     for (key, count) in [
         ("vocab_size", dims.n_vocab),

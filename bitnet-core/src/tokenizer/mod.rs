@@ -75,7 +75,7 @@ pub struct Tokenizer {
     special: Special,
 }
 
-/// What a vocabulary says beside its tokens.
+/// Special tokens and settings of a vocabulary.
 #[derive(Debug, Default)]
 struct Special {
     bos: Option<TokenId>,
@@ -289,10 +289,10 @@ impl Tokenizer {
         if done < text.len() { emit(Piece::text(&text[done..])) } else { Ok(()) }
     }
 
-    /// Refuses an id outside the vocabulary.
+    /// Checks that `id` is in the vocabulary.
     ///
     /// # Errors
-    /// If it is.
+    /// If it is not: ids are below [`n_vocab`](Self::n_vocab).
     pub fn check_id(&self, id: TokenId) -> Result<()> {
         let n_vocab = self.n_vocab();
         if (id as usize) < n_vocab { Ok(()) } else { Err(Error::Token { id, n_vocab }) }

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use ahash::AHashMap;
 
-/// Of all names. An automaton of so many takes some 40 MB.
+/// Most bytes of all names together. The automaton of that many takes some 40 MB.
 pub(super) const MAX_NAMED_BYTES: usize = 1 << 20;
 /// Bytes that are looked at before the names in them are given out, or as many as the longest name has.
 const BLOCK: usize = 1 << 16;

@@ -143,7 +143,7 @@ fn embeddings_take_the_format_asked_for() {
     {
         let gguf = convert_with(dir.path(), &ConvertOptions { embd, ..ConvertOptions::default() }).unwrap();
         let tensor = gguf.tensor("token_embd.weight").unwrap();
-        assert_eq!(tensor.info.ty.id(), embd.id());
+        assert_eq!(tensor.info.ty, embd.tensor_type());
         let mut found = vec![0.0; exact.len()];
         dense::dequantize_row(embd, tensor.bytes, &mut found);
         let error = found.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bitnet_core::session::DEFAULT_BATCH;
 use bitnet_core::synth::{SynthOptions, write_synthetic_to};
-use bitnet_core::{Logits, Model, Session, SessionOptions, TokenId};
+use bitnet_core::{Model, Session, SessionOptions, TokenId, WantedLogits};
 use serde_json::{Value, json};
 
 use self::ceiling::Ceilings;
@@ -52,7 +52,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         kernels: model.kernels().name(),
         n_batch: args.model.n_batch.unwrap_or(DEFAULT_BATCH),
         cpu: cpu_model(),
-        head: if args.head == Logits::All { "full" } else { "screened" },
+        head: if args.head == WantedLogits::All { "full" } else { "screened" },
         ceilings: Ceilings::default(),
         load,
     };
@@ -168,7 +168,7 @@ fn measure(model: &Model, args: &BenchArgs, rows: &mut [Row]) -> Result<bool, Fa
 fn sample(
     session: &mut Session<'_>,
     row: &Row,
-    head: Logits,
+    head: WantedLogits,
     tokens: &[TokenId],
 ) -> Result<Option<Duration>, Failure> {
     let go_on = || !interrupt::pressed();

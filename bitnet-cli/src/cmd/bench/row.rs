@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use bitnet_core::{Sifted, Skipped};
+use bitnet_core::model::{Sifted, Skipped};
 use serde_json::{Value, json};
 
 use super::ceiling::Ceilings;

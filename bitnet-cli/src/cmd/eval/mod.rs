@@ -4,7 +4,7 @@ mod question;
 
 use std::path::Path;
 
-use bitnet_core::model::Logits;
+use bitnet_core::model::WantedLogits;
 use bitnet_core::{Error, Sampler, SamplerOptions, Session, TokenId, Tokenizer};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -153,7 +153,7 @@ impl Examinee<'_, '_> {
         let mut ended = false;
         self.session.clear();
         for _ in 0..=most {
-            if !self.session.prefill_while(&pending, Logits::All, || !interrupt::pressed())? {
+            if !self.session.prefill_while(&pending, WantedLogits::All, || !interrupt::pressed())? {
                 return Ok(None);
             }
             let logits = self.session.last_logits();

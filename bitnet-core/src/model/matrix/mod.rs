@@ -3,8 +3,9 @@
 //! - `open`: a tensor's claims, checked, and what its type means here
 //! - `place`: ternary weights in large pages of our own, four or five to a byte, and by columns
 //! - `repack`: ternary tensors of other formats, turned into the order kernels read
-//! - `product`: which kernel each format goes to, and how threads share rows and tokens
-//! - `ready`: what kernels make of rows before many tokens are multiplied with them
+//! - `product`: which kernel each format goes to, for one token and for many
+//! - `strips`: how threads share the rows and tokens of a product with many tokens
+//! - `ready`: rows prepared once for a product with many tokens
 //! - `skip`: products that leave out rows or columns which cannot matter
 //! - `scaled`: ternary products whose rows or blocks have scales of their own
 //! - `workspace`: what a session's products need beside what they read and write
@@ -16,6 +17,7 @@ mod ready;
 mod repack;
 mod scaled;
 mod skip;
+mod strips;
 mod workspace;
 
 use std::sync::Arc;
@@ -42,7 +44,7 @@ use crate::quant::ternary::Reading;
 use crate::quant::tri5::{self, Tri5};
 use crate::trace::quant_trace;
 
-/// A matrix `[rows, cols]` that stays where the file has it, if kernels read it as it is there and no copy was made.
+/// A weight matrix `[rows, cols]`: in the file, repacked, or copied to large pages.
 #[derive(Debug)]
 pub struct Matrix {
     gguf: Arc<Gguf>,
@@ -52,11 +54,11 @@ pub struct Matrix {
     format: Format,
     kernel: String,
     codes: Codes,
-    /// Where its codes are, if not where the file has them nor repacked.
+    /// Its copy by rows in large pages, if there is one.
     place: Option<Place>,
-    /// Whether most of what it multiplies is zero.
+    /// Whether its input is mostly zeros.
     sparse: bool,
-    /// Where a copy of its codes by columns is, if there is one.
+    /// Its copy by columns in large pages, if there is one.
     columns: Option<Place>,
 }
 
@@ -68,10 +70,11 @@ enum Packed<'a> {
     Five(Tri5<'a>),
 }
 
-/// What a ternary matrix holds beside the file.
+/// What repacking made of a ternary matrix.
 #[derive(Debug, Default)]
 struct Codes {
-    /// `[rows, cols / 4]` bytes in the order of kernels, columns filled up to whole blocks; `None`: the file's are.
+    /// `[rows, cols / 4]` bytes in the order kernels read, `cols` padded to whole blocks; `None` where the file's bytes
+    /// or a copy are read instead.
     repacked: Option<Vec<u8>>,
     /// `[rows]` or `[rows, n]`, as [`Scale`] says.
     scales: Vec<f32>,
@@ -82,7 +85,7 @@ struct Codes {
 pub enum Format {
     /// Two-bit codes.
     Ternary {
-        /// The name of the file's format; of I2_S, its flavour.
+        /// The name of the file's format; for I2_S, of its flavour.
         name: &'static str,
         /// `weight = scale * code`.
         scale: Scale,
@@ -98,9 +101,9 @@ pub enum Format {
 pub enum Scale {
     /// All of them, this one.
     One(f32),
-    /// Those of a row.
+    /// Those of a row: there is a scale for each.
     Rows,
-    /// Those of a block in a row.
+    /// Those of a block in a row: there is a scale for each.
     Blocks,
 }
 
@@ -115,7 +118,7 @@ impl Format {
         }
     }
 
-    /// The kernel that multiplies it, by name. Of a tensor that was repacked, the layout it has now comes first.
+    /// The name of the kernel that multiplies it. For a repacked tensor, it begins with the layout the tensor has now.
     fn kernel(self, kernels: &Kernels, cols: usize, repacked: bool) -> String {
         match self {
             Format::Ternary { scale, .. } if repacked => {
@@ -163,13 +166,13 @@ impl Matrix {
         })
     }
 
-    /// The same, where `sparse` for vectors that are mostly zero: worth a copy by columns.
+    /// The same matrix, marked, if `sparse`, as one whose input is mostly zeros: worth a copy by columns.
     #[must_use]
     pub(super) fn for_sparse(self, sparse: bool) -> Matrix {
         Matrix { sparse, ..self }
     }
 
-    /// Tells a trace which kernel multiplies it: once it has its place, on which that depends.
+    /// Traces which kernel multiplies it. To be called once it has its place, on which the kernel depends.
     pub(super) fn announce(&self) {
         quant_trace!(
             tensor = self.name(),
@@ -209,7 +212,7 @@ impl Matrix {
         &self.kernel
     }
 
-    /// What one multiplication reads: its bytes in the file, or those it was repacked to.
+    /// Bytes that one multiplication reads: in the file, repacked, or of its copy by rows.
     #[must_use]
     pub fn n_bytes(&self) -> u64 {
         match (&self.place, &self.codes.repacked) {
@@ -219,7 +222,7 @@ impl Matrix {
         }
     }
 
-    /// Bytes of one row, without what stands after the last.
+    /// Bytes of one row. What a tensor has after its last row is not counted.
     fn row_bytes(&self) -> usize {
         let cols = self.cols.next_multiple_of(BLOCK);
         match (self.format, &self.place) {
@@ -237,7 +240,7 @@ impl Matrix {
             .expect("a tensor of this file, whose range was checked when it was opened")
     }
 
-    /// Tells the system that the file's bytes are not read any more; they come back if they are.
+    /// Tells the system that the file's bytes need not stay in memory. Reading them again brings them back.
     pub(super) fn release(&self) {
         self.gguf.release(&self.info);
     }
@@ -280,14 +283,15 @@ impl Matrix {
         bytemuck::cast_slice(self.bytes())
     }
 
-    /// Expands row `r` to f32.
+    /// Row `r` as f32.
     ///
     /// # Panics
     /// If the matrix is ternary, `r` is past the last row, or `out` is not `cols` long.
-    pub fn expand_row(&self, r: usize, out: &mut [f32]) {
+    pub fn dequantize_row(&self, r: usize, out: &mut [f32]) {
         let ty = match self.format {
             Format::Ternary { .. } => panic!("rows of ternary {} are not looked up", self.name()),
-            // All at once, several times as fast as one by one: the screen of the head is made of this.
+            // Converting a whole row is several times as fast as one value after the other, and the screen of the head
+            // is made from every row.
             Format::F16 => return self.halves()[r * self.cols..][..self.cols].convert_to_f32_slice(out),
             Format::Dense(ty) => ty,
         };

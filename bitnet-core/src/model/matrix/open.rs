@@ -13,7 +13,7 @@ use crate::quant::i2s::{self, Flavour};
 use crate::quant::scales::Scales;
 use crate::quant::ternary::{Fault, Grain, Packing, Reading};
 
-/// Tensor `name` as a matrix `[rows, cols]`, how it is stored, and its codes where not the file's are multiplied.
+/// Tensor `name` as a matrix `[rows, cols]`, how it is stored, and its codes if they were repacked.
 pub(super) fn matrix<'a>(
     gguf: &'a Gguf,
     name: &str,
@@ -27,7 +27,7 @@ pub(super) fn matrix<'a>(
         let (format, codes) = ternary(gguf, &tensor, packing, rows, cols)?;
         return Ok((tensor, format, codes));
     }
-    let format = match dense(ty) {
+    let format = match DenseType::of(ty) {
         Some(DenseType::F16) if bytemuck::try_cast_slice::<u8, f16>(tensor.bytes).is_ok() => Format::F16,
         Some(dense) => Format::Dense(dense),
         None => return Err(not_run(gguf, tensor.info)),
@@ -132,8 +132,8 @@ pub(crate) fn malformed(gguf: &Gguf, name: &str, packing: Packing, fault: Fault)
     Error::Malformed { path: gguf.path().to_owned(), item: format!("tensor {name}"), expected, found }
 }
 
-/// The name of a format in trace lines and tables: that of its type, but that of its flavour for I2_S in the order
-/// kernels read.
+/// The name of a format in trace lines and tables: that of the type or, for I2_S in the order kernels read, of the
+/// flavour.
 fn format_name(ty: TensorType, packing: Packing, cols: usize) -> &'static str {
     match packing {
         Packing::I2s => Flavour::of(cols).map_or(ty.name(), Flavour::name),
@@ -173,7 +173,7 @@ impl Plan {
             };
             return cols.is_multiple_of(packing.row_unit()).then_some(Plan { format, kernel, n_bytes });
         }
-        let format = Format::Dense(dense(ty)?);
+        let format = Format::Dense(DenseType::of(ty)?);
         let kernel = format.kernel(kernels, cols, false);
         Some(Plan { format: format.name(), kernel, n_bytes: ty.n_bytes(&[rows, cols])? })
     }
@@ -196,11 +196,6 @@ pub(in crate::model) fn tensor<'a>(gguf: &'a Gguf, name: &str, shape: &[usize]) 
     } else {
         Err(malformed(format!("{:?}", tensor.info.shape)))
     }
-}
-
-/// The dense format that a tensor type is.
-fn dense(ty: TensorType) -> Option<DenseType> {
-    DenseType::ALL.into_iter().find(|dense| dense.name() == ty.name())
 }
 
 /// The types of this engine, as a refusal lists them.

@@ -14,13 +14,13 @@ use crate::quant::i2s::BLOCK;
 use crate::quant::tri5;
 use crate::team::{Piece, Share, Team};
 
-/// Where a matrix begins in the block of all: a cache line.
+/// Every matrix begins with a cache line of the memory that all share.
 const LINE: usize = 64;
 
-/// Weights worth placing: fewer stay in a cache from token to token.
+/// Weights that are worth copying: fewer stay in a cache from token to token.
 const MANY_BYTES: usize = 64 << 20;
 
-/// A matrix's place in memory of our own.
+/// Where a copy of a matrix lies.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     /// Shared by all matrices.
@@ -74,11 +74,11 @@ impl Place {
     }
 }
 
-/// Puts the ternary matrices among `matrices` where `placement` says, and gives the file's pages back. What multiplies
-/// vectors of zeros, most of them, is copied by columns, too.
+/// Puts the ternary matrices among `matrices` where `placement` says, and gives the file's pages back. A matrix whose
+/// input is mostly zeros also gets a copy by columns.
 ///
-/// `Auto` leaves alone what a cache holds and what is not `mapped`; else it measures which packing is multiplied
-/// faster by so many threads on this machine. Without the memory for it nothing changes.
+/// `Auto` copies nothing if a cache holds all weights, if the file is not `mapped`, or outside Linux; otherwise it
+/// measures which packing `n_threads` threads multiply faster here. Without memory for copies, nothing changes.
 ///
 /// # Errors
 /// If the threads cannot be had.
@@ -101,13 +101,13 @@ pub(in crate::model) fn place<'a>(
         (Placement::Tri5, _) => Packing::Five,
         _ => Packing::Four,
     };
-    put_columns(&mut matrices, &team, kernels); // from two bits, which the file may be about to lose
+    put_columns(&mut matrices, &team, kernels); // first, while the weights are still four to a byte
     put(&mut matrices, packing, &team, kernels);
     matrices.iter_mut().filter(|m| m.columns.is_some()).for_each(|m| m.kernel.push_str("+columns"));
     Ok(())
 }
 
-/// How many matrices no cache holds; `None` if all of them fit one.
+/// How many of the first matrices are more than a cache holds; `None` if all of them together are not.
 fn sample(matrices: &[&mut Matrix]) -> Option<usize> {
     let mut n_bytes = 0;
     let end = matrices.iter().position(|m| {
@@ -157,7 +157,7 @@ fn faster(matrices: &mut [&mut Matrix], team: &Team, kernels: &Kernels) -> Packi
     if best[1] < best[0] { Packing::Five } else { Packing::Four }
 }
 
-/// Copies by columns those of `matrices` that are worth it, if there is memory for them.
+/// Copies by columns those of `matrices` whose input is mostly zeros, if there is memory for them.
 fn put_columns(matrices: &mut [&mut Matrix], team: &Team, kernels: &Kernels) {
     let mut sparse: Vec<&mut &mut Matrix> = matrices.iter_mut().filter(|m| m.sparse).collect();
     let views: Vec<&Matrix> = sparse.iter().map(|m| &***m).collect();
@@ -167,7 +167,7 @@ fn put_columns(matrices: &mut [&mut Matrix], team: &Team, kernels: &Kernels) {
     }
 }
 
-/// Places all of `matrices`; what is repacked already and takes the same packing stays where it is.
+/// Copies all of `matrices`, but for those that were repacked at load to the same packing: they stay where they are.
 fn put(matrices: &mut [&mut Matrix], packing: Packing, team: &Team, kernels: &Kernels) {
     let mut matrices: Vec<&mut &mut Matrix> =
         matrices.iter_mut().filter(|m| packing == Packing::Five || m.codes.repacked.is_none()).collect();
@@ -185,7 +185,7 @@ fn put(matrices: &mut [&mut Matrix], packing: Packing, team: &Team, kernels: &Ke
 
 /// Copies of `matrices` in this packing, one after the other; `None` if there is no memory for them.
 ///
-/// One block of memory for all, because large pages are lost at the end of each.
+/// All share one block of memory, because the end of a block does not fill a large page.
 fn packed<M: std::ops::Deref<Target = Matrix> + Sync>(
     matrices: &[M],
     packing: Packing,

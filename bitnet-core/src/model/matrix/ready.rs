@@ -1,4 +1,4 @@
-//! Matrices that many tokens are about to be multiplied with: kernels make of them what they read.
+//! Rows prepared once, by all threads, for a product with many tokens.
 
 use super::{Format, Matrix, Packed, Scale};
 use crate::kernels::Kernels;
@@ -8,11 +8,11 @@ use crate::quant::i2s::BLOCK;
 use crate::team::Team;
 use crate::trace::trace_timing;
 
-/// A matrix, and what kernels made of its rows.
+/// A matrix, and its rows as kernels prepared them for a product with many tokens.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ready<'a> {
     pub(super) matrix: &'a Matrix,
-    /// Nothing where kernels take rows as they are.
+    /// `None` if the kernels read rows as they are.
     prepared: Option<Prepared<'a>>,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Ready<'a> {
         ready
     }
 
-    /// What was made of its rows, if anything.
+    /// Its prepared rows; `None` if the kernels read rows as they are.
     pub(super) fn prepared(&self) -> Option<Prepared<'a>> {
         self.prepared
     }
@@ -60,7 +60,7 @@ impl Matrix {
         self.cols.next_multiple_of(BLOCK)
     }
 
-    /// Bytes of what `kernels` make of all rows before products with `n` tokens.
+    /// Bytes of all rows once prepared for products with `n` tokens; 0 if `kernels` read rows as they are.
     #[must_use]
     pub fn prepared_bytes(&self, kernels: &Kernels, n: usize) -> usize {
         match self.format {

@@ -1,14 +1,14 @@
-//! Ternary tensors of other formats, repacked once at load into the order the kernels read: no weight changes.
+//! Ternary tensors of other formats, repacked at load into the order the kernels read. No weight changes.
 
 use crate::quant::i2s::{BLOCK, BLOCK_BYTES};
 use crate::quant::scales::{Scales, mark_used};
 use crate::quant::ternary::{Fault, Packing, check_scales};
 use crate::team::{default_threads, spread};
 
-/// A ternary matrix in blocks of 128, whatever it was before.
+/// A ternary matrix in blocks of 128, whatever its format was.
 #[derive(Debug)]
 pub(super) struct Repacked {
-    /// `[rows, cols / 4]`, columns filled up with zero weights to a multiple of 128.
+    /// `[rows, cols / 4]` bytes, columns padded with zero weights to a multiple of 128.
     pub(super) codes: Vec<u8>,
     pub(super) scales: Scales,
 }
@@ -16,7 +16,29 @@ pub(super) struct Repacked {
 /// Rows that are unpacked at a time: their codes stay in the cache.
 const RUN: usize = 16;
 
-/// Repacks a tensor, with as many threads as there are processors, if the system gives them.
+/// Consecutive rows of the result, to be filled.
+struct Rows<'a> {
+    /// Number of the first row.
+    first: usize,
+    codes: &'a mut [u8],
+    scales: &'a mut [f32],
+    /// For each scale, whether a weight other than zero has it.
+    used: &'a mut [bool],
+}
+
+impl<'a> Rows<'a> {
+    /// Cuts them into parts of `n` rows; the last part has what is left.
+    ///
+    /// - `row_bytes`, `per_row`: codes and scales of a row
+    fn chunks(self, n: usize, row_bytes: usize, per_row: usize) -> impl Iterator<Item = Rows<'a>> {
+        let codes = self.codes.chunks_mut(n * row_bytes);
+        let scales = self.scales.chunks_mut(n * per_row).zip(self.used.chunks_mut(n * per_row));
+        let parts = (self.first..).step_by(n).zip(codes.zip(scales));
+        parts.map(|(first, (codes, (scales, used)))| Rows { first, codes, scales, used })
+    }
+}
+
+/// Repacks a tensor, on a thread for each processor, as far as the system gives them.
 ///
 /// - `bytes`: the whole tensor `[rows, cols]`
 pub(super) fn repack(packing: Packing, bytes: &[u8], rows: usize, cols: usize) -> Result<Repacked, Fault> {
@@ -27,16 +49,10 @@ pub(super) fn repack(packing: Packing, bytes: &[u8], rows: usize, cols: usize) -
     let mut used = vec![false; scales.len()];
 
     let share = rows.div_ceil(default_threads()).next_multiple_of(RUN);
-    let shares = codes
-        .chunks_mut(share * row_bytes)
-        .zip(scales.chunks_mut(share * per_row).zip(used.chunks_mut(share * per_row)));
-    type Share<'a> = (usize, (&'a mut [u8], (&'a mut [f32], &'a mut [bool])));
-    let part = |(at, (codes, (scales, used))): Share<'_>| -> Result<(), Fault> {
+    let all = Rows { first: 0, codes: &mut codes, scales: &mut scales, used: &mut used };
+    let fill = |share: Rows<'_>| -> Result<(), Fault> {
         let mut unpacked = vec![0; RUN * cols];
-        let runs = codes.chunks_mut(RUN * row_bytes);
-        let runs = runs.zip(scales.chunks_mut(RUN * per_row).zip(used.chunks_mut(RUN * per_row)));
-        for (i, (codes, (scales, used))) in runs.enumerate() {
-            let first = at * share + i * RUN;
+        for Rows { first, codes, scales, used } in share.chunks(RUN, row_bytes, per_row) {
             let n = codes.len() / row_bytes;
             let unpacked = &mut unpacked[..n * cols];
             packing.unpack(bytes, (rows, cols), first..first + n, unpacked, scales).map_err(Fault::Code)?;
@@ -48,11 +64,13 @@ pub(super) fn repack(packing: Packing, bytes: &[u8], rows: usize, cols: usize) -
         }
         Ok(())
     };
-    spread(shares.enumerate().collect(), part).into_iter().collect::<Result<(), Fault>>()?;
+    spread(all.chunks(share, row_bytes, per_row).collect(), fill)
+        .into_iter()
+        .collect::<Result<(), Fault>>()?;
     Ok(Repacked { codes, scales: Scales::coarsest(scales, &used, per_row) })
 }
 
-/// One row in blocks of 128, the last filled up with zeros.
+/// Packs one row in blocks of 128, the last padded with zeros.
 fn pack_row(row: &[i8], bytes: &mut [u8]) {
     for (block, bytes) in row.chunks(BLOCK).zip(bytes.as_chunks_mut::<BLOCK_BYTES>().0) {
         let mut whole = [0; BLOCK];

@@ -1,6 +1,6 @@
 //! Products with a ternary matrix whose rows, or blocks of 256 weights in a row, have scales of their own.
 //!
-//! The order of operations is that of one scale, as far as it goes:
+//! The order of operations is that of a matrix with one scale, as far as possible:
 //!
 //! - rows: `y = f32(f32(f32(sum) / s) * scale_row)`, the same with the row's scale in place of the matrix's;
 //! - blocks: each block's share is `f32(f32(sum_block) / s)`, with the sum exact in i32; the shares times their scales,

@@ -1,14 +1,15 @@
-//! Products with one vector of which a part is not read, since it cannot matter: rows of `up` behind closed gates,
-//! columns of `down` behind zeros.
+//! Products with one vector that do not read weights which cannot matter: rows of `up` behind closed gates, columns of
+//! `down` behind zeros.
 //!
-//! Rows or columns here and there come from memory more slowly than all of them in a stream, as the hardware looks ahead
-//! into what is skipped, too. Where it does not pay, all are read.
+//! Scattered rows or columns are read more slowly than a stream, since the hardware also prefetches what is skipped.
+//! Where skipping does not pay, all are read.
 
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::product::{Cut, ROWS_TOGETHER, Strip, add_product, strips, with_products};
+use super::product::{ROWS_TOGETHER, add_product, with_products};
+use super::strips::{Cut, Strip, strips};
 use super::{Format, Matrix, Packed, Ready, Scale, Workspace};
 use crate::kernels::Kernels;
 use crate::model::config::Activation;
@@ -17,15 +18,15 @@ use crate::quant::columns::{Columns, LINE_ROWS, column_bytes};
 use crate::team::{Piece, Share, Team};
 use crate::trace::trace_timing;
 
-/// Whether so few of so many rows or columns are worth picking: `receipts/kernels.txt` has what one in two, three and
-/// more takes of the time of all.
+/// Whether picking `n_picked` rows or columns is faster than reading all of them, `of` in number:
+/// `receipts/kernels.txt` has the speeds at which one in two, one in three and fewer are read.
 fn pays(n_picked: usize, of: usize) -> bool {
     5 * n_picked <= 3 * of
 }
 
 impl Matrix {
-    /// The same rows as [`Matrix::multiply_vector`] where `gate` is positive, and any finite values elsewhere. Returns
-    /// how many rows were not read.
+    /// As [`Matrix::multiply_vector`], but rows whose `gate` is not positive may get any finite value. Returns how many
+    /// rows were not read.
     #[trace_timing(
         matrix_open,
         tensor = self.name(),
@@ -60,9 +61,10 @@ impl Matrix {
         (128.0 * self.cols as f32 / a.s * scale).is_finite()
     }
 
-    /// What columns `range` add to the sum of every row, for the only token of `x`; those behind zeros are not read.
+    /// The part of every row's sum that comes from columns `range`, for the only token of `x`. Columns behind zeros are
+    /// not read.
     ///
-    /// - `sums`: `[rows]`, filled up to whole lines, overwritten
+    /// - `sums`: `[rows]`, padded to whole lines, overwritten
     #[trace_timing(
         matrix_columns,
         tensor = self.name(),
@@ -86,12 +88,12 @@ impl Matrix {
     }
 }
 
-// Scratch that a thread keeps, so that a step allocates nothing.
+// Scratch that a thread keeps, so that a step allocates nothing. Whoever uses it must not wait for other threads.
 thread_local! {
     static PICKED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `work`, which must not wait for other threads' work, with the numbers of those that are `wanted`.
+/// Runs `work`, which must not wait for other threads, with the numbers of the items that are `wanted`.
 fn with_picked<R>(wanted: impl ExactSizeIterator<Item = bool>, work: impl FnOnce(&[u32]) -> R) -> R {
     PICKED.with_borrow_mut(|picked| {
         picked.resize(picked.len().max(wanted.len()), 0);
@@ -104,7 +106,7 @@ fn with_picked<R>(wanted: impl ExactSizeIterator<Item = bool>, work: impl FnOnce
     })
 }
 
-/// `y = act(W_gate x) * W_up x`, by values. `W_up x` never leaves a thread's scratch.
+/// `y = act(W_gate x) * W_up x`, value by value. `W_up x` never leaves a thread's scratch.
 ///
 /// For squared ReLU, one token, and ternary matrices: where the gate is not positive, `max(gate, 0)^2 * up` is zero
 /// whatever finite value `up` has, so the rows of `W_up` behind it need not be read.
@@ -161,8 +163,8 @@ pub fn multiply_gated(
     work.skip(n_skipped.into_inner() * up.row_bytes() as u64);
 }
 
-/// `y += W x`, for an `x` that may be mostly zero: of one token, where `W` has a copy by columns, those behind zeros are
-/// not read. The sums are of integers, and so the same in any order.
+/// `y += W x`, for an `x` that may be mostly zeros: with one token and a copy of `W` by columns, columns behind zeros
+/// are not read. The sums are of integers, and so the same in any order.
 ///
 /// - `y`: `[n, rows]`; `x`: `[n, cols]`
 ///
@@ -184,7 +186,7 @@ pub fn add_sparse_product(
         return add_product(team, kernels, (m, y), x, work);
     }
     assert!(x.cols() == m.cols && y.len() == m.rows, "{}: activations or outputs of other shape", m.name());
-    let (rows, n) = (m.rows.next_multiple_of(LINE_ROWS), team.len());
+    let (rows, n) = (m.rows.next_multiple_of(LINE_ROWS), team.n_threads());
     work.sums.resize(n * rows);
     team.split([Share { values: &mut work.sums, unit: rows }], |[sums]| {
         for (i, sums) in (sums.first / rows..).zip(sums.values.chunks_exact_mut(rows)) {

@@ -1,32 +1,32 @@
-//! What a session's products need beside what they read and write.
+//! Memory that a session's products use beside their inputs and outputs, and counters of what they skip.
 
 use crate::pages::Lines;
 
-/// The working memory of one session's products, and what of them was skipped.
+/// The working memory of one session's products, and counters of the weights that they skipped.
 #[derive(Debug, Default)]
 pub struct Workspace {
-    /// `[n_threads, rows]`, with rows filled up to whole lines: what each thread has of each sum of columns.
+    /// `[n_threads, rows]`, with rows padded to whole lines: each thread's partial sums over columns.
     pub(super) sums: Lines<i32>,
-    /// `[rows]`: what they come to.
+    /// `[rows]`: the products, once those sums are added up.
     pub(super) products: Lines<f32>,
-    /// What kernels make of the rows of matrices that many tokens are multiplied with at a time.
+    /// Prepared rows of the matrices that are multiplied with many tokens at the moment.
     pub(super) prepared: Lines<u8>,
     skipped: Skipped,
-    /// Whether the step now is of one token.
-    counts: bool,
+    /// Whether the current step is a decode step, that is of one token.
+    decodes: bool,
 }
 
-/// What of the layers' weights steps of one token left unread, since it could not matter, added up over steps.
+/// Weights of the layers that decode steps did not have to read, since they could not matter: added up over steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Skipped {
-    /// Steps of one token.
+    /// Decode steps, that is steps of one token.
     pub n_steps: u64,
     /// Bytes of rows behind closed gates, and of columns behind zeros.
     pub n_bytes: u64,
 }
 
 impl Skipped {
-    /// Bytes that a step left unread.
+    /// Bytes that a step left unread, on average.
     #[must_use]
     pub fn bytes_per_step(self) -> u64 {
         self.n_bytes.checked_div(self.n_steps).unwrap_or(0)
@@ -50,13 +50,13 @@ impl std::ops::Sub for Skipped {
 }
 
 impl Workspace {
-    /// With room for so many bytes of prepared rows; `None` if there is none.
+    /// With room for `n_bytes` of prepared rows; `None` if there is no memory for them.
     #[must_use]
     pub fn with_room(n_bytes: usize) -> Option<Workspace> {
         Some(Workspace { prepared: Lines::zeroed(n_bytes)?, ..Workspace::default() })
     }
 
-    /// What was skipped so far.
+    /// Weights that decode steps did not have to read, so far.
     #[must_use]
     pub fn skipped(&self) -> Skipped {
         self.skipped
@@ -64,13 +64,14 @@ impl Workspace {
 
     /// A step of `n` tokens begins.
     pub fn step(&mut self, n: usize) {
-        self.counts = n == 1;
-        self.skipped.n_steps += u64::from(self.counts);
+        self.decodes = n == 1;
+        self.skipped.n_steps += u64::from(self.decodes);
     }
 
-    /// So many bytes were left unread: counted in steps of one token, not where the last block of a prompt has one left.
+    /// Counts `n_bytes` left unread, in decode steps only: not where the last block of a prompt computes a single
+    /// token.
     pub(super) fn skip(&mut self, n_bytes: u64) {
-        if self.counts {
+        if self.decodes {
             self.skipped.n_bytes += n_bytes;
         }
     }

@@ -15,6 +15,8 @@ use std::fmt;
 
 use half::{bf16, f16};
 
+use crate::gguf::TensorType;
+
 /// A dense number format.
 #[allow(non_camel_case_types, reason = "the formats' own names, as files and people spell them")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,34 +70,34 @@ impl DenseType {
         DenseType::BF16,
     ];
 
-    /// The tensor type number of a GGUF file; the same in every branch of ggml.
+    /// The format of tensors of this type, if it is a dense one.
     #[must_use]
-    pub fn id(self) -> u32 {
-        self.facts().0
+    pub fn of(ty: TensorType) -> Option<DenseType> {
+        DenseType::ALL.into_iter().find(|dense| dense.tensor_type() == ty)
     }
 
-    /// The format with this tensor type number, if it is a dense one.
+    /// The type of tensors in this format.
     #[must_use]
-    pub fn from_id(id: u32) -> Option<DenseType> {
-        DenseType::ALL.into_iter().find(|ty| ty.id() == id)
+    pub fn tensor_type(self) -> TensorType {
+        self.facts().0
     }
 
     /// The format's name, as in `Q6_K`.
     #[must_use]
     pub fn name(self) -> &'static str {
-        self.facts().1
+        self.tensor_type().name()
     }
 
     /// Values in a block.
     #[must_use]
     pub fn block_len(self) -> usize {
-        self.facts().2
+        self.facts().1
     }
 
     /// Bytes of a block.
     #[must_use]
     pub fn block_bytes(self) -> usize {
-        self.facts().3
+        self.facts().2
     }
 
     /// Bytes of a row of `cols` values; `None` if `cols` is not a whole number of blocks, or beyond counting.
@@ -114,23 +116,23 @@ impl DenseType {
         matches!(self, DenseType::F32 | DenseType::F16 | DenseType::BF16 | DenseType::Q8_0 | DenseType::Q6_K)
     }
 
-    /// Id, name, values per block, bytes per block.
-    fn facts(self) -> (u32, &'static str, usize, usize) {
+    /// Tensor type, values per block, bytes per block.
+    fn facts(self) -> (TensorType, usize, usize) {
         match self {
-            DenseType::F32 => (0, "F32", 1, 4),
-            DenseType::F16 => (1, "F16", 1, 2),
-            DenseType::Q4_0 => (2, "Q4_0", 32, 18),
-            DenseType::Q4_1 => (3, "Q4_1", 32, 20),
-            DenseType::Q5_0 => (6, "Q5_0", 32, 22),
-            DenseType::Q5_1 => (7, "Q5_1", 32, 24),
-            DenseType::Q8_0 => (8, "Q8_0", 32, 34),
-            DenseType::Q2_K => (10, "Q2_K", 256, 84),
-            DenseType::Q3_K => (11, "Q3_K", 256, 110),
-            DenseType::Q4_K => (12, "Q4_K", 256, 144),
-            DenseType::Q5_K => (13, "Q5_K", 256, 176),
-            DenseType::Q6_K => (14, "Q6_K", 256, 210),
-            DenseType::IQ4_NL => (20, "IQ4_NL", 32, 18),
-            DenseType::BF16 => (30, "BF16", 1, 2),
+            DenseType::F32 => (TensorType::F32, 1, 4),
+            DenseType::F16 => (TensorType::F16, 1, 2),
+            DenseType::Q4_0 => (TensorType::Q4_0, 32, 18),
+            DenseType::Q4_1 => (TensorType::Q4_1, 32, 20),
+            DenseType::Q5_0 => (TensorType::Q5_0, 32, 22),
+            DenseType::Q5_1 => (TensorType::Q5_1, 32, 24),
+            DenseType::Q8_0 => (TensorType::Q8_0, 32, 34),
+            DenseType::Q2_K => (TensorType::Q2_K, 256, 84),
+            DenseType::Q3_K => (TensorType::Q3_K, 256, 110),
+            DenseType::Q4_K => (TensorType::Q4_K, 256, 144),
+            DenseType::Q5_K => (TensorType::Q5_K, 256, 176),
+            DenseType::Q6_K => (TensorType::Q6_K, 256, 210),
+            DenseType::IQ4_NL => (TensorType::IQ4_NL, 32, 18),
+            DenseType::BF16 => (TensorType::BF16, 1, 2),
         }
     }
 }
@@ -348,12 +350,16 @@ mod tests {
     }
 
     #[test]
-    fn ids_lead_back_to_their_formats() {
+    fn tensor_types_lead_back_to_their_formats_and_agree_on_sizes() {
         for ty in DenseType::ALL {
-            assert_eq!(DenseType::from_id(ty.id()), Some(ty));
+            assert_eq!(DenseType::of(ty.tensor_type()), Some(ty));
+            let cols = 2 * ty.block_len();
+            let row_bytes = ty.row_bytes(cols).map(|n| n as u64);
+            assert_eq!(row_bytes, ty.tensor_type().n_bytes(&[1, cols]), "{ty}");
         }
-        assert!(DenseType::ALL.windows(2).all(|pair| pair[0].id() < pair[1].id()));
-        assert_eq!(DenseType::from_id(36), None);
+        let id = |ty: DenseType| ty.tensor_type().id();
+        assert!(DenseType::ALL.windows(2).all(|pair| id(pair[0]) < id(pair[1])));
+        assert_eq!(DenseType::of(TensorType::I2_S), None);
     }
 
     #[test]
