@@ -1,5 +1,6 @@
 //! What the files around `tokenizer.json` say: special tokens, chat template.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::Value as Json;
@@ -40,12 +41,9 @@ impl Settings {
             }
             Ok(ids)
         };
-        let mut ends = Vec::new();
-        for id in ids("eos_token_id")? {
-            if !ends.contains(&id) {
-                ends.push(id);
-            }
-        }
+        let mut ends = ids("eos_token_id")?;
+        let mut known = HashSet::new();
+        ends.retain(|&id| known.insert(id));
         let tokenizer = Object::read_if_there(&dir.join("tokenizer_config.json"), MAX_FILE_BYTES)?;
         let added = Object::read_if_there(&dir.join("added_tokens.json"), MAX_FILE_BYTES)?;
         Ok(Settings { tokenizer, added, bos: ids("bos_token_id")?.first().copied(), ends })
