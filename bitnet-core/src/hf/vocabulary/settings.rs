@@ -17,8 +17,8 @@ const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 
 /// What `tokenizer_config.json`, `generation_config.json` and the like say.
 pub(super) struct Settings {
-    tokenizer: Option<Object>,
-    added: Option<Object>,
+    tokenizer: Option<Object<'static>>,
+    added: Option<Object<'static>>,
     bos: Option<TokenId>,
     /// Ends of texts and turns, the most general first.
     ends: Vec<TokenId>,
