@@ -16,6 +16,7 @@ mod guard;
 mod json;
 mod merge;
 mod named;
+mod patterns;
 mod split;
 mod spm;
 mod stop;
