@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The result of anything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -80,6 +80,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// That there is no memory for `item` of the file at `path`.
+    pub(crate) fn no_memory(path: &Path, item: &str) -> Error {
+        Error::Refused { what: format!("memory for {item} of {}", path.display()), reason: None }
+    }
+
     /// Whether the model file is at fault (the command line's exit code 3).
     #[must_use]
     pub fn is_bad_file(&self) -> bool {

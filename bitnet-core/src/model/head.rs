@@ -84,7 +84,8 @@ impl std::ops::Sub for Sifted {
 }
 
 impl Screen {
-    /// The shadow of `head`; `None` where one does not serve: a head that is not f16, or of odd or small size.
+    /// The shadow of `head`; `None` where one does not serve: a head that is not f16, or of odd or small size; or
+    /// where there is no memory for it.
     #[must_use]
     pub fn new(head: &Matrix, team: &Team, kernels: &Kernels) -> Option<Screen> {
         let (n_vocab, n_embd) = (head.rows(), head.cols());
@@ -93,7 +94,9 @@ impl Screen {
         }
         let mut fours = Pages::<u8>::zeroed(n_vocab.checked_mul(n_embd / 2)?)?;
         let mut twos = Pages::<u8>::zeroed(n_vocab * (n_embd / 4))?;
-        let mut rows = vec![ShadowRow::default(); n_vocab];
+        let mut rows = Vec::new();
+        rows.try_reserve_exact(n_vocab).ok()?;
+        rows.resize(n_vocab, ShadowRow::default());
         let planes = fours.chunks_mut(CHUNK * (n_embd / 2)).zip(twos.chunks_mut(CHUNK * (n_embd / 4)));
         let chunks: Vec<_> = planes.zip(rows.chunks_mut(CHUNK)).enumerate().collect();
         team.enter(|| {
