@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
+use super::MAX_TOKEN_BYTES;
 use crate::TokenId;
 use crate::error::Result;
 use crate::hf::config::HfConfig;
@@ -72,16 +73,28 @@ impl Settings {
     /// Tokens that a `tokenizer.model` lacks: id, text, and whether they are control tokens.
     pub(super) fn added_tokens(&self) -> Result<Vec<(usize, String, bool)>> {
         let mut tokens = Vec::new();
-        for (text, id) in self.added.iter().flat_map(Object::keys_and_values) {
-            let id = id.as_u64().and_then(|id| usize::try_from(id).ok());
-            tokens.extend(id.map(|id| (id, text.to_owned(), false)));
+        let mut add = |home: &Object<'_>, key: &str, id: usize, text: &str, special: bool| {
+            if text.len() > MAX_TOKEN_BYTES {
+                return Err(home.wrong(key, &format!("a token of at most {MAX_TOKEN_BYTES} bytes")));
+            }
+            tokens.push((id, text.to_owned(), special));
+            Ok(())
+        };
+        if let Some(home) = &self.added {
+            for (text, id) in home.keys_and_values() {
+                if let Some(id) = id.as_u64().and_then(|id| usize::try_from(id).ok()) {
+                    add(home, text, id, text, false)?;
+                }
+            }
         }
         let decoder = self.tokenizer.as_ref().map(|settings| settings.object("added_tokens_decoder"));
-        for (id, token) in decoder.transpose()?.flatten().iter().flat_map(Object::keys_and_values) {
-            let text = token.get("content").and_then(Json::as_str);
-            let special = token.get("special").and_then(Json::as_bool) == Some(true);
-            if let (Ok(id), Some(text)) = (id.parse(), text) {
-                tokens.push((id, text.to_owned(), special));
+        if let Some(home) = decoder.transpose()?.flatten() {
+            for (key, token) in home.keys_and_values() {
+                let text = token.get("content").and_then(Json::as_str);
+                let special = token.get("special").and_then(Json::as_bool) == Some(true);
+                if let (Ok(id), Some(text)) = (key.parse(), text) {
+                    add(&home, key, id, text, special)?;
+                }
             }
         }
         Ok(tokens)
