@@ -91,8 +91,8 @@ pub(super) fn load(path: &Path, rule: Option<PreSplit>) -> Result<Loaded> {
     }
     let own = own_rule(&inner, bpe);
     if rule.is_some() && !(byte_level && inner.get_normalizer().is_none()) {
-        let reason = format!("{}: is not plain byte-level BPE, its rule cannot be replaced", path.display());
-        return Err(Error::Invalid { what: "--pre".into(), reason });
+        let why = "is not plain byte-level BPE, its rule cannot be replaced";
+        return Err(PreSplit::irreplaceable(path, why));
     }
     if let Some(rule) = rule {
         let mut model = bpe.clone();

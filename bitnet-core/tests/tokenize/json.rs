@@ -186,8 +186,12 @@ fn the_model_file_may_name_the_special_tokens() {
     file["post_processor"] = Value::Null;
     let tokenizer = Tokenizer::from_file(&write(dir.path(), &file), None).unwrap();
     assert!(!tokenizer.adds_bos());
+    let broken = Vocabulary { types: vec![1], ..vocabulary.clone() };
+    let error = tokenizer.with_special_tokens_of(broken).unwrap_err();
+    assert!(error.is_bad_file(), "{error}");
+    let tokenizer = Tokenizer::from_file(&write(dir.path(), &file), None).unwrap();
     let stated = Vocabulary { bos: Some(5), eos: Some(6), add_bos: Some(true), ..vocabulary };
-    let tokenizer = tokenizer.with_special_tokens_of(stated);
+    let tokenizer = tokenizer.with_special_tokens_of(stated).unwrap();
     assert_eq!((tokenizer.bos(), tokenizer.adds_bos()), (Some(5), true));
     assert_eq!(tokenizer.end_tokens(), [6, end]);
 }

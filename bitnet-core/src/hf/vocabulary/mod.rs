@@ -15,7 +15,7 @@ use super::object::{malformed, regular};
 use crate::TokenId;
 use crate::error::{Error, Result};
 use crate::gguf::{ArrayBuf, GgufWriter, Value};
-use crate::tokenizer::{Tokenizer, VocabModel, Vocabulary};
+use crate::tokenizer::{PreSplit, SPM_HAS_NO_RULE, Tokenizer, VocabModel, Vocabulary};
 use parts::Parts;
 use settings::Settings;
 
@@ -89,6 +89,14 @@ impl HfVocabulary {
         vocabulary.unk = unk.map(|id| id as TokenId).or(vocabulary.unk);
         vocabulary.add_bos = Some(settings.bool("add_bos_token")?.unwrap_or(true));
         Ok(HfVocabulary { file, vocabulary, padding, pre_tokenizer: None })
+    }
+
+    /// Refuses a `--pre` where no rule cuts texts into words.
+    pub(super) fn check_has_rule(&self) -> Result<()> {
+        match self.vocabulary.model {
+            VocabModel::Bpe => Ok(()),
+            VocabModel::Spm => Err(PreSplit::irreplaceable(&self.file, SPM_HAS_NO_RULE)),
+        }
     }
 
     pub(super) fn n_tokens(&self) -> usize {

@@ -27,15 +27,15 @@ impl HfVocabulary {
         let unsupported = |reason: String| Error::Unsupported {
             path: self.file.clone(),
             item: "tokenizer".into(),
-            reason: format!(
-                "{reason}; a GGUF file cannot hold it, `--pre NAME` writes another rule, and \
-                             --tokenizer takes this file as it is"
-            ),
+            reason: format!("{reason} --tokenizer takes this file as it is"),
         };
         if self.vocabulary.model == VocabModel::Spm {
             return match agrees(None)? {
                 true => Ok(None),
-                false => Err(unsupported("it cuts text in other pieces than SentencePiece would".into())),
+                false => Err(unsupported(
+                    "it cuts text in other pieces than SentencePiece would; a GGUF file cannot hold it, and"
+                        .into(),
+                )),
             };
         }
         let rules = rules_for(pre_tokenizer);
@@ -44,7 +44,10 @@ impl HfVocabulary {
                 return Ok(Some(rule));
             }
         }
-        Err(unsupported(format!("it cuts text by none of the rules {}", rules.join(", "))))
+        Err(unsupported(format!(
+            "it cuts text by none of the rules {}; a GGUF file cannot hold it, `--pre NAME` writes another rule, and",
+            rules.join(", ")
+        )))
     }
 }
 
