@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::TokenId;
 
@@ -82,6 +82,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// That there is no memory for `item` of the file at `path`.
+    pub(crate) fn no_memory(path: &Path, item: &str) -> Error {
+        Error::Refused { what: format!("memory for {item} of {}", path.display()), reason: None }
+    }
+
     /// Whether the model file is at fault.
     #[must_use]
     pub fn is_bad_file(&self) -> bool {

@@ -13,7 +13,7 @@ use crate::model::matrix::{Skipped, Workspace, add_product, add_sparse_product, 
 use crate::model::operand::{Norm, Operand, Wants};
 use crate::model::weights::{Layer, wants};
 use crate::model::{Model, WantedLogits};
-use crate::pages::Lines;
+use crate::pages::{Lines, zeros};
 use crate::team::{Share, Team};
 use crate::trace::trace_timing;
 
@@ -86,7 +86,7 @@ impl Activations {
             operand: Operand::with_capacity(model.kernels(), n_batch, widest)?,
             cos: batch_of(c.rope.n_rot / 2)?,
             sin: batch_of(c.rope.n_rot / 2)?,
-            logits: vec![0.0; c.n_vocab],
+            logits: zeros(c.n_vocab)?,
             work: Workspace::with_room(prepared)?,
             screening: Screening::default(),
             wants: wants(layers.iter().flat_map(Layer::matrices)),

@@ -1,5 +1,6 @@
 //! The generation loop: evaluate, choose, repeat.
 
+use std::iter::FusedIterator;
 use std::time::{Duration, Instant};
 
 use crate::TokenId;
@@ -15,7 +16,7 @@ use crate::trace::{self, parity_trace, trace_timing};
 pub struct GenerateOptions<'a> {
     /// Tokens to generate; no limit but the context without it.
     pub max_tokens: Option<usize>,
-    /// Tokens that end the text.
+    /// Tokens that end the text, usually [`Tokenizer::end_tokens`](crate::Tokenizer::end_tokens); none by default.
     pub end_tokens: &'a [TokenId],
     /// Asked before each batch of the prompt and before each token; `false` ends the generation.
     pub go_on: Option<&'a (dyn Fn() -> bool + Sync)>,
@@ -46,7 +47,7 @@ pub struct Generated {
     pub elapsed: Duration,
 }
 
-/// An iterator over generated tokens; see [`Session::generate`].
+/// An iterator over generated tokens, which ends after an error, too; see [`Session::generate`].
 pub struct Generation<'a, 'm> {
     session: &'a mut Session<'m>,
     sampler: &'a mut Sampler,
@@ -55,6 +56,7 @@ pub struct Generation<'a, 'm> {
     pending: Vec<TokenId>,
     step: usize,
     stopped: Option<StopReason>,
+    failed: bool,
 }
 
 impl<'m> Session<'m> {
@@ -69,7 +71,15 @@ impl<'m> Session<'m> {
         options: GenerateOptions<'a>,
     ) -> Generation<'a, 'm> {
         prompt.iter().for_each(|&token| sampler.accept(token));
-        Generation { session: self, sampler, options, pending: prompt.to_vec(), step: 0, stopped: None }
+        Generation {
+            session: self,
+            sampler,
+            options,
+            pending: prompt.to_vec(),
+            step: 0,
+            stopped: None,
+            failed: false,
+        }
     }
 }
 
@@ -90,7 +100,7 @@ impl Iterator for Generation<'_, '_> {
     type Item = Result<Generated>;
 
     fn next(&mut self) -> Option<Result<Generated>> {
-        if self.stopped.is_some() {
+        if self.stopped.is_some() || self.failed {
             return None;
         }
         if self.options.max_tokens.is_some_and(|most| self.step >= most) {
@@ -112,7 +122,10 @@ impl Iterator for Generation<'_, '_> {
                 trace::drop_phases();
                 return self.stop(StopReason::Interrupted);
             }
-            Err(error) => return Some(Err(error)),
+            Err(error) => {
+                self.failed = true;
+                return Some(Err(error));
+            }
         }
         let logits = self.session.last_logits();
         let (token, elapsed) = choose(self.sampler, logits, begun);
@@ -128,10 +141,36 @@ impl Iterator for Generation<'_, '_> {
     }
 }
 
+impl FusedIterator for Generation<'_, '_> {}
+
 /// The token, and the time since `begun`: read here, since the end of this phase writes a token's timing lines.
 #[trace_timing(sample)]
 fn choose(sampler: &mut Sampler, logits: &[f32], begun: Instant) -> (TokenId, Duration) {
     let token = sampler.sample(logits);
     sampler.accept(token);
     (token, begun.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::error::Error;
+    use crate::model::{LoadOptions, Model};
+    use crate::sampler::SamplerOptions;
+    use crate::session::SessionOptions;
+
+    #[test]
+    fn nothing_comes_after_an_error() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden/llama-tiny.gguf");
+        let model = Model::load(&path, &LoadOptions::default()).unwrap();
+        let options = SessionOptions { n_threads: Some(1), ..SessionOptions::default() };
+        let mut session = Session::new(&model, &options).unwrap();
+        let mut sampler = Sampler::new(SamplerOptions::default()).unwrap();
+        let unknown = model.config().n_vocab as TokenId;
+        let mut tokens = session.generate(&[unknown], &mut sampler, GenerateOptions::default());
+        assert!(matches!(tokens.next(), Some(Err(Error::Token { id, .. })) if id == unknown));
+        assert!(tokens.next().is_none() && tokens.stopped().is_none());
+    }
 }

@@ -5,10 +5,12 @@
 //! hardware's prefetching and costs an address lookup; in pages of 2 MiB nearly none does. The system is asked, not
 //! told: where it refuses, this is ordinary memory.
 
+use std::hint::black_box;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
-use bytemuck::Pod;
+use bytemuck::allocation::try_zeroed_vec;
+use bytemuck::{Pod, Zeroable};
 use memmap2::MmapMut;
 
 /// Size and alignment of a large page.
@@ -52,6 +54,19 @@ impl<T: Pod> DerefMut for Pages<T> {
     }
 }
 
+/// `n` zeros, in ordinary memory that comes from the system untouched; `None` if there is none.
+#[must_use]
+pub fn zeros<T: Zeroable>(n: usize) -> Option<Vec<T>> {
+    try_zeroed_vec(n).ok()
+}
+
+/// Whether there is memory for `n` bytes now: asked before what would abort without it.
+#[must_use]
+pub fn has_room(n: usize) -> bool {
+    // Memory that is taken for nothing might not be taken at all.
+    black_box(zeros::<u8>(n)).is_some()
+}
+
 /// A cache line.
 const LINE: usize = 64;
 
@@ -70,7 +85,7 @@ impl<T: Pod> Lines<T> {
     pub fn zeroed(n: usize) -> Option<Lines<T>> {
         const { assert!(LINE.is_multiple_of(size_of::<T>()), "values that fill lines") };
         let room = n.checked_add(LINE / size_of::<T>())?;
-        let values = bytemuck::allocation::try_zeroed_vec::<T>(room).ok()?;
+        let values = zeros::<T>(room)?;
         let skip = values.as_ptr().align_offset(LINE).min(LINE / size_of::<T>());
         Some(Lines { values, skip, n })
     }
@@ -141,5 +156,7 @@ mod tests {
     fn more_than_there_is_is_no_panic() {
         assert!(Pages::<u64>::zeroed(usize::MAX / 4).is_none());
         assert!(Pages::<u8>::zeroed(usize::MAX).is_none());
+        assert!(zeros::<u8>(1 << 60).is_none() && zeros::<u64>(usize::MAX).is_none());
+        assert!(has_room(1000) && !has_room(1 << 60));
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::error::Result;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::model::matrix::{malformed, packing};
+use crate::pages::zeros;
 use crate::quant::ternary::{Fault, Packing, Reading, check_scales};
 use crate::team::{default_threads, spread};
 
@@ -78,7 +79,8 @@ fn count_rows(
     range: Range<usize>,
 ) -> Result<Census, Fault> {
     let (per_row, most) = (packing.scales_per_row(cols), RUN.min(range.len()));
-    let (mut codes, mut scales) = (vec![0; most * cols], vec![0.0; most * per_row]);
+    let mut codes = zeros(most * cols).ok_or(Fault::Memory)?;
+    let mut scales = zeros(most * per_row).ok_or(Fault::Memory)?;
     let mut sum = Census::NONE;
     for first in range.clone().step_by(RUN) {
         let n = RUN.min(range.end - first);

@@ -60,3 +60,23 @@ fn memory_that_is_not_there_is_a_failure() {
         "the system refuses memory for batches of 10000 tokens (see --batch-size)"
     );
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_tensor_that_no_memory_holds_is_a_failure() {
+    use bitnet_core::gguf::{GgufWriter, TensorType, Value};
+
+    let folder = tempfile::tempdir().unwrap();
+    let [path, out] = ["large.gguf", "out.gguf"].map(|name| folder.path().join(name));
+    // 32 Mi weights: 9 MB in the file, four times as much as codes.
+    let shape = [8192, 4096];
+    let name = "blk.0.attn_q.weight";
+    let mut writer = GgufWriter::new();
+    writer.set("general.architecture", Value::Str(b"bitnet-b1.58")).unwrap();
+    writer.declare(name, TensorType::TQ2_0, &shape).unwrap();
+    let bytes = vec![0; TensorType::TQ2_0.n_bytes(&shape).unwrap() as usize];
+    writer.write_file(&path, |file| file.tensor(name, &bytes)).unwrap();
+    let args = ["quantize", path.to_str().unwrap(), out.to_str().unwrap(), "--type", "i2_s", "-q"];
+    let said = format!("the system refuses memory for tensor {name} of {}", path.display());
+    assert_eq!(crate::cheap::within_50_mb(&args).refused(1), said);
+}

@@ -11,7 +11,7 @@
 //! # }
 //! ```
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -28,6 +28,8 @@ use crate::{Error, Result};
 pub struct GgufWriter {
     /// Keys with their encoded type and value, in the order they were first set.
     entries: Vec<(String, Vec<u8>)>,
+    /// Where each key is among them.
+    index: HashMap<String, usize>,
     tensors: Vec<Declared>,
     names: HashSet<String>,
     alignment: Option<u32>,
@@ -70,9 +72,12 @@ impl GgufWriter {
         Value::read(&mut Reader::new(&bytes), value.ty()).map_err(|fault| invalid(&fault.to_string()))?;
         let mut encoded = value.ty().id().to_le_bytes().to_vec();
         encoded.extend(bytes);
-        match self.entries.iter_mut().find(|(k, _)| k == key) {
+        match self.index.get(key).and_then(|&at| self.entries.get_mut(at)) {
             Some((_, old)) => *old = encoded,
-            None => self.entries.push((key.to_owned(), encoded)),
+            None => {
+                self.index.insert(key.to_owned(), self.entries.len());
+                self.entries.push((key.to_owned(), encoded));
+            }
         }
         Ok(())
     }

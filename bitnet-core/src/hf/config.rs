@@ -12,7 +12,7 @@ const MAX_BYTES: u64 = 4 << 20;
 /// What a checkpoint's `config.json` says, checked.
 #[derive(Debug, Clone)]
 pub(in crate::hf) struct HfConfig {
-    pub(in crate::hf) json: Object,
+    pub(in crate::hf) json: Object<'static>,
     pub(in crate::hf) n_vocab: usize,
     n_ctx: usize,
     pub(in crate::hf) n_embd: usize,
@@ -156,7 +156,7 @@ impl HfConfig {
 }
 
 /// Refuses models of another family before their tensors look strange.
-fn check_family(json: &Object) -> Result<()> {
+fn check_family(json: &Object<'_>) -> Result<()> {
     let known = ["BitNetForCausalLM", "BitnetForCausalLM", "LlamaForCausalLM"];
     let named = json.get("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
     let by_name = named.is_some_and(|name| known.contains(&name));
@@ -167,7 +167,7 @@ fn check_family(json: &Object) -> Result<()> {
     }
 }
 
-fn activation(json: &Object) -> Result<Option<Activation>> {
+fn activation(json: &Object<'_>) -> Result<Option<Activation>> {
     match json.text("hidden_act")? {
         None => Ok(None),
         Some("relu2") => Ok(Some(Activation::Relu2)),
@@ -178,7 +178,7 @@ fn activation(json: &Object) -> Result<Option<Activation>> {
 
 /// What `quantization_config` says. In transformers the class AutoBitLinear multiplies its product by `weight_scale`,
 /// and BitLinear, the default, divides by it.
-fn weights(json: &Object) -> Result<Weights> {
+fn weights(json: &Object<'_>) -> Result<Weights> {
     let Some(quantization) = json.object("quantization_config")? else {
         // 1bitLLM's models, and Microsoft's in training, quantize in their own code; plain Llamas do not.
         let one_bit = json.get("weight_bits").and_then(serde_json::Value::as_u64) == Some(1);
@@ -215,8 +215,8 @@ fn weights(json: &Object) -> Result<Weights> {
 }
 
 fn rope_scaling(
-    scaling: Option<&Object>,
-    config: &Object,
+    scaling: Option<&Object<'_>>,
+    config: &Object<'_>,
     theta: f64,
     head_dim: usize,
 ) -> Result<RopeScaling> {

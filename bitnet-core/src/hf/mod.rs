@@ -120,6 +120,12 @@ impl Checkpoint {
         let files = Safetensors::open(dir)?;
         let plan = Plan::new(&config, &files, options)?;
         let vocabulary = HfVocabulary::read(dir, &config)?;
+        if options.pre.is_some() {
+            match &vocabulary {
+                Some(vocabulary) => vocabulary.check_has_rule()?,
+                None => return Err(PreSplit::irreplaceable(dir, "has no vocabulary")),
+            }
+        }
         Ok(Checkpoint { dir: dir.to_owned(), files, config, plan, vocabulary, pre: options.pre.clone() })
     }
 

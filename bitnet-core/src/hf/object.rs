@@ -1,5 +1,6 @@
 //! The small JSON files of a checkpoint, and getters that name file and key when they fail.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -10,29 +11,33 @@ use crate::error::{Error, Result};
 
 /// A JSON object and where it stands. `null` counts as absent, as everywhere in these files.
 #[derive(Debug, Clone)]
-pub(in crate::hf) struct Object {
+pub(in crate::hf) struct Object<'a> {
     path: PathBuf,
     /// Keys above this object, each with a dot after it: `quantization_config.`
     prefix: String,
-    map: Map<String, Value>,
+    map: Cow<'a, Map<String, Value>>,
 }
 
-impl Object {
+impl Object<'static> {
     /// Reads a file that must be there, of at most `max_bytes`.
-    pub(in crate::hf) fn read(path: &Path, max_bytes: u64) -> Result<Object> {
+    pub(in crate::hf) fn read(path: &Path, max_bytes: u64) -> Result<Object<'static>> {
         let bytes = read_file(path, max_bytes)?;
         match serde_json::from_slice(&bytes) {
-            Ok(Value::Object(map)) => Ok(Object { path: path.to_owned(), prefix: String::new(), map }),
+            Ok(Value::Object(map)) => {
+                Ok(Object { path: path.to_owned(), prefix: String::new(), map: Cow::Owned(map) })
+            }
             Ok(_) => Err(malformed(path, "file", "a JSON object", "another JSON value")),
             Err(error) => Err(malformed(path, "file", "a JSON object", &error.to_string())),
         }
     }
 
     /// Reads a file that may be missing.
-    pub(in crate::hf) fn read_if_there(path: &Path, max_bytes: u64) -> Result<Option<Object>> {
+    pub(in crate::hf) fn read_if_there(path: &Path, max_bytes: u64) -> Result<Option<Object<'static>>> {
         if path.exists() { Object::read(path, max_bytes).map(Some) } else { Ok(None) }
     }
+}
 
+impl Object<'_> {
     pub(in crate::hf) fn get(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|value| !value.is_null())
     }
@@ -42,13 +47,13 @@ impl Object {
     }
 
     /// The object under `key`.
-    pub(in crate::hf) fn object(&self, key: &str) -> Result<Option<Object>> {
+    pub(in crate::hf) fn object(&self, key: &str) -> Result<Option<Object<'_>>> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::Object(map)) => Ok(Some(Object {
                 path: self.path.clone(),
                 prefix: format!("{}{key}.", self.prefix),
-                map: map.clone(),
+                map: Cow::Borrowed(map),
             })),
             Some(_) => Err(self.wrong(key, "an object")),
         }
@@ -81,11 +86,11 @@ impl Object {
         })
     }
 
-    fn read_as<'a, T>(
-        &'a self,
+    fn read_as<'v, T>(
+        &'v self,
         key: &str,
         expected: &str,
-        read: impl Fn(&'a Value) -> Option<T>,
+        read: impl Fn(&'v Value) -> Option<T>,
     ) -> Result<Option<T>> {
         match self.get(key) {
             None => Ok(None),

@@ -7,6 +7,7 @@ use super::plan::{Planned, Source, Stored};
 use super::safetensors::{Dtype, Entry, Safetensors};
 use crate::error::{Error, Result};
 use crate::gguf::{TensorType, TensorWriter};
+use crate::pages::zeros;
 use crate::quant::absmean::{Absmean, MeanAbs, codes_of_ternary};
 use crate::quant::codes::CodeError;
 use crate::quant::dense::{self, DenseType};
@@ -66,8 +67,10 @@ fn write_ternary(
 ) -> Result<()> {
     let &Codes { rows, cols, scale, .. } = matrix;
     let rows_at_once = permuted_heads.unwrap_or((CHUNK / cols).max(1));
-    let mut codes = Vec::new();
-    let mut ordered = Vec::new();
+    // A head's rows may be all there are.
+    let room = rows_at_once.min(rows) * cols;
+    let zeros = || zeros::<i8>(room).ok_or_else(|| no_memory(matrix.files, matrix.name));
+    let (mut codes, mut ordered) = (zeros()?, if permuted_heads.is_some() { zeros()? } else { Vec::new() });
     for first in (0..rows).step_by(rows_at_once) {
         let n = rows_at_once.min(rows - first);
         codes.resize(n * cols, 0);
@@ -89,6 +92,11 @@ fn write_ternary(
 /// `llama` row `2j` with row `2j + 1`.
 fn neighbours(n: usize) -> impl Iterator<Item = usize> {
     (0..n).map(move |row| row % 2 * (n / 2) + row / 2)
+}
+
+/// That there is no memory to read a tensor of the checkpoint.
+fn no_memory(files: &Safetensors, name: &str) -> Error {
+    Error::no_memory(files.path_of(name), &format!("tensor {name}"))
 }
 
 /// A float tensor of the checkpoint.
@@ -165,7 +173,8 @@ impl<'a> Codes<'a> {
         let (scale, form) = match stored {
             Stored::Packed { scale } => {
                 let entry = files.get(name).expect("the plan names tensors of the checkpoint");
-                let mut bytes = vec![0; hf_packed::packed_rows(rows) * cols];
+                let n = hf_packed::packed_rows(rows) * cols;
+                let mut bytes = zeros(n).ok_or_else(|| no_memory(files, name))?;
                 files.read(entry, 0, &mut bytes)?;
                 (scale, Form::Packed(bytes))
             }
@@ -184,19 +193,24 @@ impl<'a> Codes<'a> {
                 hf_packed::unpack(bytes, self.rows, self.cols, range, codes).map_err(|e| self.bad_code(e))
             }
             Form::Ternary(floats, magnitude) => {
-                let mut values = vec![0.0; codes.len()];
+                let mut values = self.room(codes.len())?;
                 floats.read(at, &mut values, &mut Vec::new())?;
                 // The survey saw nothing else; only a file that changes while it is read gets here.
                 codes_of_ternary(&values, *magnitude, codes)
                     .map_err(|_| floats.wrong("weights", "the values read before", "others"))
             }
             Form::Rounded(floats, rule) => {
-                let mut values = vec![0.0; codes.len()];
+                let mut values = self.room(codes.len())?;
                 floats.read(at, &mut values, &mut Vec::new())?;
                 rule.ternarize(&values, codes);
                 Ok(())
             }
         }
+    }
+
+    /// `n` values, overwritten soon.
+    fn room(&self, n: usize) -> Result<Vec<f32>> {
+        zeros(n).ok_or_else(|| no_memory(self.files, self.name))
     }
 
     fn bad_code(&self, error: CodeError) -> Error {

@@ -102,7 +102,9 @@ impl Screen {
         }
         let mut fours = Pages::<u8>::zeroed(n_vocab.checked_mul(n_embd / 2)?)?;
         let mut twos = Pages::<u8>::zeroed(n_vocab * (n_embd / 4))?;
-        let mut rows = vec![ShadowRow::default(); n_vocab];
+        let mut rows = Vec::new();
+        rows.try_reserve_exact(n_vocab).ok()?;
+        rows.resize(n_vocab, ShadowRow::default());
         let planes = fours.chunks_mut(CHUNK * (n_embd / 2)).zip(twos.chunks_mut(CHUNK * (n_embd / 4)));
         let chunks: Vec<_> = planes.zip(rows.chunks_mut(CHUNK)).enumerate().collect();
         team.enter(|| {

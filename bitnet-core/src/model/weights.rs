@@ -10,6 +10,7 @@ use super::operand::Wants;
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::kernels::Kernels;
+use crate::pages::zeros;
 use crate::quant::dense::{self, DenseType};
 use crate::quant::ternary::Reading;
 
@@ -236,7 +237,7 @@ fn vector(gguf: &Gguf, name: &str, n: usize) -> Result<Vec<f32>> {
                 format!("expected F32, F16 or BF16, found {found}: convert the model with it in one of them");
             unsupported(gguf, name, &reason)
         })?;
-    let mut values = vec![0.0; n];
+    let mut values = zeros(n).ok_or_else(|| Error::no_memory(gguf.path(), &format!("tensor {name}")))?;
     dense::dequantize_row(ty, tensor.bytes, &mut values);
     if let Some(at) = values.iter().position(|value| !value.is_finite()) {
         return Err(Error::Malformed {

@@ -101,8 +101,9 @@ impl Scales {
 
 /// The scale that all used ones are, to the bit; if none is used, the one they all are, or 0.
 fn common(scales: &[f32], used: &[bool]) -> Option<f32> {
-    let of_use: Vec<f32> = scales.iter().zip(used).filter(|(_, used)| **used).map(|(s, _)| *s).collect();
-    if of_use.is_empty() { Some(uniform_scale(scales).unwrap_or(0.0)) } else { uniform_scale(&of_use) }
+    let mut of_use = scales.iter().zip(used).filter(|(_, used)| **used).map(|(s, _)| *s);
+    let Some(first) = of_use.next() else { return Some(uniform_scale(scales).unwrap_or(0.0)) };
+    of_use.all(|s| s.to_bits() == first.to_bits()).then_some(first)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::scales::{Scales, mark_used};
 use super::tl_tiles::{TileError, TileTable};
 use super::{i2s_layouts, iq_bn, tl1, tl2, tq};
 use crate::gguf::TensorType;
+use crate::pages::zeros;
 
 /// What files do not say about their ternary tensors, and a reader must know.
 #[derive(Debug, Clone, Default)]
@@ -54,7 +55,7 @@ pub enum Packing {
     Iq2BnR4,
 }
 
-/// What is wrong with a tensor's bytes.
+/// Why a tensor's bytes are not read.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fault {
     /// A code without a meaning.
@@ -66,6 +67,8 @@ pub enum Fault {
         /// The scale.
         scale: f32,
     },
+    /// There is no memory for what they mean.
+    Memory,
 }
 
 /// How many weights share a scale.
@@ -210,16 +213,17 @@ impl Packing {
     /// - `bytes`: the whole tensor; `cols` a multiple of [`row_unit`](Packing::row_unit)
     ///
     /// # Errors
-    /// The first code without a meaning, or scale that is no number.
+    /// The first code without a meaning, or scale that is no number; or that there is no memory for them.
     ///
     /// # Panics
     /// If a length disagrees with the format.
     pub fn read(self, bytes: &[u8], (rows, cols): (usize, usize)) -> Result<(Vec<i8>, Scales), Fault> {
         let per_row = self.scales_per_row(cols);
-        let (mut codes, mut scales) = (vec![0; rows * cols], vec![0.0; rows * per_row]);
+        let mut codes = zeros(rows * cols).ok_or(Fault::Memory)?;
+        let mut scales = zeros(rows * per_row).ok_or(Fault::Memory)?;
+        let mut used = zeros(scales.len()).ok_or(Fault::Memory)?;
         self.unpack(bytes, (rows, cols), 0..rows, &mut codes, &mut scales).map_err(Fault::Code)?;
         check_scales(&scales, per_row, 0)?;
-        let mut used = vec![false; scales.len()];
         mark_used(&codes, &mut used);
         Ok((codes, Scales::coarsest(scales, &used, per_row)))
     }

@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::gguf::{Gguf, GgufWriter, Target, TensorInfo, TensorType, TensorWriter, Value};
 use crate::model::matrix::{not_run, packing};
 use crate::model::weights::{outer_scale, ternary_embeddings};
+use crate::pages::has_room;
 use crate::quant::dense::{self, DenseType};
 use crate::quant::scales::{Scales, mark_used};
 use crate::quant::ternary::{Grain, I2sLayout, Packing, Reading};
@@ -220,6 +221,13 @@ fn write<W: std::io::Write>(
             outcome.absmean += usize::from(matrix.absmean);
             outcome.rounded += usize::from(rounding > 0.0);
             outcome.worst_rounding = outcome.worst_rounding.max(rounding);
+            // Packing and spreading would abort without memory, so that they are not begun. A vector may have room for
+            // twice what it holds.
+            let n_scales = rows * packing.scales_per_row(cols);
+            let n_packed = options.ty.n_bytes(&info.shape).unwrap_or(0) as usize;
+            if !has_room(2 * n_packed + n_scales * size_of::<f32>()) {
+                return Err(source::no_memory(source, info));
+            }
             let scales = packing
                 .spread(&stored, (rows, cols))
                 .ok_or_else(|| too_fine(source, info, &stored, packing, options))?;

@@ -4,6 +4,7 @@ use super::QuantizeOptions;
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::model::matrix::{malformed, not_run, packing};
+use crate::pages::zeros;
 use crate::quant::absmean::{MeanAbs, codes_of_ternary};
 use crate::quant::dense::{self, DenseType};
 use crate::quant::scales::Scales;
@@ -33,7 +34,10 @@ pub(super) fn ternarized(gguf: &Gguf, info: &TensorInfo, options: &QuantizeOptio
         return Ok(Ternarized { codes, scales, absmean: false });
     }
     match DenseType::of(info.ty) {
-        Some(ty) => dense_matrix(bytes, ty, cols, options.absmean).map_err(refused),
+        Some(ty) => {
+            let codes = zeros(rows * cols).ok_or_else(|| no_memory(gguf, info))?;
+            dense_matrix(bytes, ty, cols, codes, options.absmean).map_err(refused)
+        }
         None => Err(not_run(gguf, info)),
     }
 }
@@ -48,8 +52,20 @@ pub(super) fn no_matrix(gguf: &Gguf, info: &TensorInfo) -> Error {
     }
 }
 
+/// That there is no memory to read a tensor, or to write it.
+pub(super) fn no_memory(gguf: &Gguf, info: &TensorInfo) -> Error {
+    Error::no_memory(gguf.path(), &format!("tensor {}", info.name))
+}
+
 /// - `bytes`: whole rows of `cols`
-fn dense_matrix(bytes: &[u8], ty: DenseType, cols: usize, absmean: bool) -> Result<Ternarized, String> {
+/// - `codes`: as many zeros
+fn dense_matrix(
+    bytes: &[u8],
+    ty: DenseType,
+    cols: usize,
+    mut codes: Vec<i8>,
+    absmean: bool,
+) -> Result<Ternarized, String> {
     let row_bytes = ty.row_bytes(cols).filter(|&n| n > 0).ok_or("expected rows of whole blocks")?;
     let mut row = vec![0.0; cols];
     let (mut largest, mut mean) = (0.0f32, MeanAbs::default());
@@ -60,7 +76,6 @@ fn dense_matrix(bytes: &[u8], ty: DenseType, cols: usize, absmean: bool) -> Resu
     }
     let rule = mean.finish().map_err(|e| e.to_string())?;
 
-    let mut codes = vec![0; bytes.len() / row_bytes * cols];
     let mut other = None;
     for (r, (bytes, codes)) in bytes.chunks_exact(row_bytes).zip(codes.chunks_exact_mut(cols)).enumerate() {
         dense::dequantize_row(ty, bytes, &mut row);
@@ -91,7 +106,7 @@ mod tests {
 
     fn matrix(weights: &[f32], cols: usize, absmean: bool) -> Result<Ternarized, String> {
         let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
-        dense_matrix(&bytes, DenseType::F32, cols, absmean)
+        dense_matrix(&bytes, DenseType::F32, cols, vec![0; weights.len()], absmean)
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 use tokenizers::{AddedToken, NormalizedString, Normalizer};
 
+use super::patterns::Patterns;
 use crate::TokenId;
 use crate::error::{Error, Result};
 
@@ -24,6 +25,11 @@ const MAX_STEPS: usize = 64;
 const MAX_GROWTH: usize = 1024;
 /// Of a SentencePiece character map, in base64. Published ones have 320 kB.
 const MAX_CHARSMAP_BYTES: usize = 4 << 20;
+/// Of a normalizer or of a pre-tokenizer, as [`most_values`] counts. Published ones have at most some hundred.
+const MAX_STEPS_VALUES: usize = 1 << 16;
+/// Of all added tokens, as [`most_values`] counts: eight for each of 131 072. Published files have at most a quarter of
+/// that.
+const MAX_ADDED_VALUES: usize = 1 << 20;
 
 /// A `tokenizer.json` that asks for nothing unreasonable.
 #[derive(Debug)]
@@ -42,16 +48,24 @@ impl Claims {
         for unused in ["decoder", "padding", "truncation"] {
             members.remove(unused);
         }
-        let mut part = |key: &str| -> Result<Value> {
+        let mut part = |key: &str, most: usize| -> Result<Value> {
             let Some(raw) = members.get_mut(key) else { return Ok(Value::Null) };
+            let values = most_values(raw.get());
+            if values > most {
+                let fault = Fault::new(key, format!("at most {most} values"), format!("up to {values}"));
+                return Err(fault.at(path));
+            }
             let value = serde_json::from_str(raw.get()).map_err(invalid)?;
             *raw = to_raw_value(&value).map_err(invalid)?;
             Ok(value)
         };
-        let (added, normalizer, pre_tokenizer) =
-            (part("added_tokens")?, part("normalizer")?, part("pre_tokenizer")?);
+        let added = part("added_tokens", MAX_ADDED_VALUES)?;
+        let normalizer = part("normalizer", MAX_STEPS_VALUES)?;
+        let pre_tokenizer = part("pre_tokenizer", MAX_STEPS_VALUES)?;
         let added = Added::check(&added).map_err(|fault| fault.at(path))?;
-        let normalized = growth("normalizer", &normalizer, &|step| normalizer_step(step, &added));
+        let mut patterns = Patterns::default();
+        let of_step = |step: &Value| normalizer_step(step, &added);
+        let normalized = growth("normalizer", &normalizer, &of_step, &mut patterns);
         let normalized = normalized.map_err(|fault| fault.at(path))?;
         if added.n_bytes.saturating_mul(normalized) > MAX_ADDED_BYTES {
             let found = format!(
@@ -61,8 +75,8 @@ impl Claims {
             let fault = Fault::new("added_tokens", format!("at most {MAX_ADDED_BYTES} bytes of text"), found);
             return Err(fault.at(path));
         }
-        let cut =
-            growth("pre_tokenizer", &pre_tokenizer, &pre_tokenizer_step).map_err(|fault| fault.at(path))?;
+        let cut = growth("pre_tokenizer", &pre_tokenizer, &pre_tokenizer_step, &mut patterns);
+        let cut = cut.map_err(|fault| fault.at(path))?;
         let json = serde_json::to_vec(&members).map_err(invalid)?;
         Ok(Claims { json, growth: normalized.saturating_mul(cut) })
     }
@@ -89,6 +103,12 @@ impl Fault {
         let Fault { item, expected, found } = self;
         Error::Malformed { path: path.into(), item, expected, found }
     }
+}
+
+/// How many values a JSON text has at most: one behind every comma and every bracket. Each takes 32 bytes or more once
+/// it is read, though it may have two in the file.
+fn most_values(json: &str) -> usize {
+    1 + json.bytes().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count()
 }
 
 /// Refuses a text that is too long to be what it claims to be.
@@ -155,11 +175,13 @@ pub(super) fn check_added(
     Ok(())
 }
 
-/// How many times longer all steps in `part` may make a text, by what `of_step` says of one.
+/// How many times longer all steps in `part` may make a text, by what `of_step` says of one. Their expressions are added
+/// to `patterns`.
 fn growth(
     item: &str,
     part: &Value,
     of_step: &dyn Fn(&Value) -> Result<usize, Fault>,
+    patterns: &mut Patterns,
 ) -> Result<usize, Fault> {
     let (mut n_steps, mut growth) = (0, 1_usize);
     let mut rest = vec![part];
@@ -169,6 +191,11 @@ fn growth(
             Value::Object(members) => {
                 n_steps += 1;
                 growth = growth.saturating_mul(of_step(value)?);
+                if let Some(pattern) = members.get("pattern") {
+                    patterns.add(pattern).map_err(|(expected, found)| {
+                        Fault::new(&format!("{item}.pattern"), expected, found)
+                    })?;
+                }
                 rest.extend(members.iter().filter(|(key, _)| *key != "pattern").map(|(_, value)| value));
             }
             _ => {}

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::Tokenizer;
+use super::split::PreSplit;
 use super::vocabulary::{MAX_TOKENS, VocabModel, Vocabulary};
 use crate::TokenId;
 use crate::error::{Error, Result};
@@ -20,13 +21,15 @@ impl Tokenizer {
     /// `pre` replaces the rule for cutting text into words.
     ///
     /// # Errors
-    /// As [`Tokenizer::from_file`], [`Vocabulary::from_gguf`] and [`Tokenizer::from_vocabulary`].
+    /// As [`Tokenizer::from_file`], [`Vocabulary::from_gguf`] and [`Tokenizer::from_vocabulary`]; if `pre` is given and
+    /// there is no vocabulary.
     pub fn for_model(gguf: &Gguf, file: Option<&Path>, pre: Option<&str>) -> Result<Option<Tokenizer>> {
         let vocabulary = Vocabulary::from_gguf(gguf)?;
         match (file, vocabulary) {
-            (Some(file), Some(v)) => Ok(Some(Tokenizer::from_file(file, pre)?.with_special_tokens_of(v))),
+            (Some(file), Some(v)) => Tokenizer::from_file(file, pre)?.with_special_tokens_of(v).map(Some),
             (Some(file), None) => Ok(Some(Tokenizer::from_file(file, pre)?)),
             (None, Some(v)) => Ok(Some(Tokenizer::from_vocabulary(v, pre)?)),
+            (None, None) if pre.is_some() => Err(PreSplit::irreplaceable(gguf.path(), "has no vocabulary")),
             (None, None) => Ok(None),
         }
     }

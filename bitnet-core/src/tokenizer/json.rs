@@ -4,7 +4,8 @@
 //! crate: its look-ahead engine gives up on very long runs of white space without saying so, and it keeps
 //! some 250 bytes of bookkeeping for every byte of text. Other files run in the crate as they are.
 //!
-//! The crate believes what a file says. `claims` checks what can be checked before, `guard` answers for the rest.
+//! The crate believes what a file says. `claims` and `patterns` check what can be checked before, `guard` answers for
+//! the rest.
 
 use std::fs::{self, File, FileType};
 use std::io::Read;
@@ -27,7 +28,7 @@ use crate::TokenId;
 use crate::error::{Error, Result};
 
 /// The largest published `tokenizer.json` files have some 35 MB.
-const MAX_FILE_BYTES: u64 = 512 << 20;
+const MAX_FILE_BYTES: u64 = 128 << 20;
 /// From a pipe or the like, which does not say beforehand how much there is.
 const MAX_PIPED_BYTES: u64 = 64 << 20;
 /// The crate alone needs more than a second for a megabyte.
@@ -90,8 +91,8 @@ pub(super) fn load(path: &Path, rule: Option<PreSplit>) -> Result<Loaded> {
     }
     let own = own_rule(&inner, bpe);
     if rule.is_some() && !(byte_level && inner.get_normalizer().is_none()) {
-        let reason = format!("{}: is not plain byte-level BPE, its rule cannot be replaced", path.display());
-        return Err(Error::Invalid { what: "--pre".into(), reason });
+        let why = "is not plain byte-level BPE, its rule cannot be replaced";
+        return Err(PreSplit::irreplaceable(path, why));
     }
     if let Some(rule) = rule {
         let mut model = bpe.clone();

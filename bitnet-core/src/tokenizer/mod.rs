@@ -16,6 +16,7 @@ mod guard;
 mod json;
 mod merge;
 mod named;
+mod patterns;
 mod split;
 mod spm;
 mod stop;
@@ -43,6 +44,8 @@ use vocabulary::Kind;
 
 /// Positions inside a text are 32-bit numbers.
 const MAX_TEXT_BYTES: usize = u32::MAX as usize / 4;
+/// Why `--pre` is refused.
+pub(crate) const SPM_HAS_NO_RULE: &str = "is a SentencePiece vocabulary, which has no rule to replace";
 
 /// A part of a prompt: text, or a control token by id. Neighbouring texts are one text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,7 +119,8 @@ impl Tokenizer {
     /// published BitNet b1.58 2B-4T names none, and was trained with `llama3`.
     ///
     /// # Errors
-    /// If the vocabulary contradicts itself, or names a rule unknown here, or if `pre` is unknown.
+    /// If the vocabulary contradicts itself, or names a rule unknown here, or if `pre` is unknown, or given for a
+    /// SentencePiece vocabulary, which has no such rule.
     pub fn from_vocabulary(mut vocabulary: Vocabulary, pre: Option<&str>) -> Result<Tokenizer> {
         vocabulary.check()?;
         let chosen = pre.map(PreSplit::chosen).transpose()?;
@@ -124,6 +128,9 @@ impl Tokenizer {
         vocabulary.fill_default_ids(&kinds);
         let own = vocabulary.rule(chosen.is_some())?;
         let is_spm = vocabulary.model == VocabModel::Spm;
+        if is_spm && chosen.is_some() {
+            return Err(PreSplit::irreplaceable(&vocabulary.source, SPM_HAS_NO_RULE));
+        }
         let engine = if is_spm {
             let prefix = vocabulary.add_space_prefix.unwrap_or(true);
             Engine::Spm(Box::new(Spm::new(&vocabulary, &kinds, prefix)))
@@ -173,11 +180,11 @@ impl Tokenizer {
 
     /// Replaces what a `tokenizer.json` does not say by what the model file says: special ids, whether a
     /// prompt begins with one, the chat template. Ids outside this tokenizer are ignored.
-    #[must_use]
-    pub fn with_special_tokens_of(mut self, mut vocabulary: Vocabulary) -> Tokenizer {
-        if vocabulary.check().is_err() {
-            return self;
-        }
+    ///
+    /// # Errors
+    /// If the vocabulary contradicts itself.
+    pub fn with_special_tokens_of(mut self, mut vocabulary: Vocabulary) -> Result<Tokenizer> {
+        vocabulary.check()?;
         let kinds = vocabulary.kinds();
         vocabulary.fill_default_ids(&kinds);
         let n_vocab = self.n_vocab();
@@ -192,7 +199,7 @@ impl Tokenizer {
         special.end_tokens.dedup();
         special.chat_template = vocabulary.chat_template.or(special.chat_template.take());
         special.pre = vocabulary.pre.or(special.pre.take());
-        self
+        Ok(self)
     }
 
     /// The ids of `text`, after the beginning-of-text token if `add_bos` (see [`adds_bos`](Self::adds_bos)).

@@ -5,6 +5,8 @@
 //! (white space up to, not including, its last character if a word follows), is taken afterwards in
 //! [`Step::end_of`]. The tests compare every rule with the published expressions.
 
+use std::path::Path;
+
 use regex::Regex;
 
 use crate::error::{Error, Result};
@@ -70,6 +72,11 @@ impl PreSplit {
             what: format!("--pre {name}"),
             reason: format!("expected one of {}", PreSplit::names()),
         })
+    }
+
+    /// The refusal of a `--pre` that would change nothing in the vocabulary at `path`.
+    pub(crate) fn irreplaceable(path: &Path, why: &str) -> Error {
+        Error::Invalid { what: "--pre".into(), reason: format!("{}: {why}", path.display()) }
     }
 
     /// Whether a word that is a token as a whole is emitted without merging.

@@ -137,6 +137,30 @@ fn a_rule_without_a_name_is_refused_unless_another_is_chosen() {
     assert!(convert_with(dir.path(), &options).unwrap_err().is_misuse());
 }
 
+/// What is said of a `--pre` for the checkpoint in `dir`.
+fn refusal_of_rule(dir: &std::path::Path) -> String {
+    let options = ConvertOptions { pre: Some("llama3".into()), ..ConvertOptions::default() };
+    let error = convert_with(dir, &options).unwrap_err();
+    assert!(error.is_misuse(), "{error}");
+    error.to_string()
+}
+
+/// No one asked for the texts on which rules are tried, so they are not the caller's fault.
+#[test]
+fn a_tokenizer_that_takes_short_texts_only_is_refused_by_name() {
+    let mut tokenizer = byte_level(&steps(&[r"\p{L}+"]));
+    tokenizer["normalizer"] =
+        json!({"type": "Replace", "pattern": {"String": "q"}, "content": "e".repeat(1000)});
+    tokenizer["model"]["unk_token"] = json!("u".repeat(1024));
+    let dir = with_tokenizer(&tokenizer).write(1);
+    let error = convert(dir.path()).unwrap_err();
+    assert!(error.is_bad_file(), "{error}");
+    let said = "with this tokenizer.json at most 262 are accepted";
+    assert!(error.to_string().ends_with(said), "{error}");
+    let named = format!("{}: tokenizer: expected ", dir.path().join("tokenizer.json").display());
+    assert!(error.to_string().starts_with(&named), "{error}");
+}
+
 #[test]
 fn more_tokens_than_rows_are_refused() {
     let mut c = tiny(266);
@@ -152,6 +176,7 @@ fn more_tokens_than_rows_are_refused() {
 fn without_a_tokenizer_there_is_no_vocabulary() {
     let dir = tiny(16).write(1);
     assert!(Vocabulary::from_gguf(&convert(dir.path()).unwrap()).unwrap().is_none());
+    assert_eq!(refusal_of_rule(dir.path()), format!("--pre: {}: has no vocabulary", dir.path().display()));
 }
 
 /// The words of the SentencePiece tests, in the order of their ids from 259, with the merges that make them.
@@ -224,6 +249,16 @@ fn a_sentence_piece_model_is_read_without_a_tokenizer_json() {
     let tokenizer = Tokenizer::from_vocabulary(vocabulary, None).unwrap();
     assert!(tokenizer.adds_bos());
     assert_eq!(tokenizer.encode("hello", true).unwrap(), [1, 264, 261, 266, 263]);
+
+    let said = "is a SentencePiece vocabulary, which has no rule to replace";
+    assert!(refusal_of_rule(dir.path()).ends_with(&format!("tokenizer.model: {said}")));
+
+    let long = json!({"x".repeat(70_000): 269}).to_string();
+    std::fs::write(dir.path().join("added_tokens.json"), long).unwrap();
+    let found = refusal(dir.path());
+    assert!(found.starts_with("added_tokens.json: key x"), "{found}");
+    assert!(found.ends_with("x: expected a token of at most 65536 bytes, found 269"), "{found}");
+    std::fs::remove_file(dir.path().join("added_tokens.json")).unwrap();
 
     std::fs::write(dir.path().join("tokenizer.model"), &model[..200]).unwrap();
     assert!(refusal(dir.path()).contains("tokenizer.model: file: expected a SentencePiece model"));

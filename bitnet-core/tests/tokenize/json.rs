@@ -186,8 +186,12 @@ fn the_model_file_may_name_the_special_tokens() {
     file["post_processor"] = Value::Null;
     let tokenizer = Tokenizer::from_file(&write(dir.path(), &file), None).unwrap();
     assert!(!tokenizer.adds_bos());
+    let broken = Vocabulary { types: vec![1], ..vocabulary.clone() };
+    let error = tokenizer.with_special_tokens_of(broken).unwrap_err();
+    assert!(error.is_bad_file(), "{error}");
+    let tokenizer = Tokenizer::from_file(&write(dir.path(), &file), None).unwrap();
     let stated = Vocabulary { bos: Some(5), eos: Some(6), add_bos: Some(true), ..vocabulary };
-    let tokenizer = tokenizer.with_special_tokens_of(stated);
+    let tokenizer = tokenizer.with_special_tokens_of(stated).unwrap();
     assert_eq!((tokenizer.bos(), tokenizer.adds_bos()), (Some(5), true));
     assert_eq!(tokenizer.end_tokens(), [6, end]);
 }
@@ -376,12 +380,45 @@ fn what_would_fill_the_memory_is_refused() {
         refusal(&|file| file["model"]["unk_token"] = json!(long)),
         "model.unk_token: expected at most 1024 bytes of text, found 5000 bytes"
     );
+    // A number has two bytes in the file, and 32 once it is read.
+    for (part, most) in [("normalizer", 1 << 16), ("pre_tokenizer", 1 << 16), ("added_tokens", 1 << 20)] {
+        assert_eq!(
+            refusal(&|file| file[part] = json!(vec![0; most])),
+            format!("{part}: expected at most {most} values, found up to {}", most + 1)
+        );
+    }
     // What stands twice is checked as it is used.
     let text = good.to_string();
     let map = r#"{"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////w=="},"#;
     let twice = dir.path().join("twice.json");
     std::fs::write(&twice, text.replacen('{', map, 1)).unwrap();
     Tokenizer::from_file(&twice, None).unwrap();
+}
+
+/// Each look-around is an expression of its own to the crate's engine, which may take ten megabytes.
+#[test]
+fn expressions_that_would_take_long_to_compile_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = document(&random_vocabulary(&mut Random(14)), split_steps(&[r"\p{L}+"]), true);
+    let refusal = |change: &dyn Fn(&mut Value)| refusal(dir.path(), &good, change);
+    let look_around = r"(?=\w{100})";
+    let expected = "expected expressions of at most 8192 bytes, counts like {3} written out, found";
+    let many = look_around.repeat(1000);
+    assert_eq!(
+        refusal(&|file| file["pre_tokenizer"] = split_steps(&[&many])),
+        format!("pre_tokenizer.pattern: {expected} {} bytes or more", usize::MAX)
+    );
+    // All steps have one limit, those of the normalizer and of the pre-tokenizer together.
+    let replace = json!({"type": "Replace", "pattern": {"Regex": look_around}, "content": ""});
+    let said = refusal(&|file| {
+        file["normalizer"] = json!({"type": "Sequence", "normalizers": vec![&replace; 4]});
+        file["pre_tokenizer"] = split_steps(&[look_around; 4]);
+    });
+    assert_eq!(said, format!("pre_tokenizer.pattern: {expected} 8800 bytes or more"));
+    assert_eq!(
+        refusal(&|file| file["pre_tokenizer"] = split_steps(&["(?!a)"; 33])),
+        "pre_tokenizer.pattern: expected at most 32 look-arounds, found 33 or more"
+    );
 }
 
 /// For every one of them the crate reads the white space around it; and, to the right, copies it.

@@ -27,6 +27,14 @@ fn tokenizer(add_space_prefix: bool) -> Tokenizer {
 }
 
 #[test]
+fn there_is_no_rule_to_replace() {
+    let error = Tokenizer::from_vocabulary(sentence_piece(&WORDS), Some("llama3")).unwrap_err();
+    assert!(error.is_misuse());
+    let said = "is a SentencePiece vocabulary, which has no rule to replace";
+    assert!(error.to_string().starts_with("--pre: ") && error.to_string().ends_with(said), "{error}");
+}
+
+#[test]
 fn the_best_score_merges_first() {
     // h e l l o: he -1, then ll -2 (before lo -3), then hell -4, then hello -5.
     assert_eq!(tokenizer(false).encode("hello", false).unwrap(), [268]);

@@ -11,13 +11,16 @@ mod settings;
 use std::path::{Path, PathBuf};
 
 use super::config::HfConfig;
-use super::object::regular;
+use super::object::{malformed, regular};
 use crate::TokenId;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gguf::{ArrayBuf, GgufWriter, Value};
-use crate::tokenizer::{Tokenizer, VocabModel, Vocabulary};
+use crate::tokenizer::{PreSplit, SPM_HAS_NO_RULE, Tokenizer, VocabModel, Vocabulary};
 use parts::Parts;
 use settings::Settings;
+
+/// Of a token, which a GGUF file takes no longer. Those of a `tokenizer.json` have a lower limit.
+const MAX_TOKEN_BYTES: usize = 64 << 10;
 
 /// The token types of a GGUF file.
 mod token_type {
@@ -67,9 +70,9 @@ impl HfVocabulary {
         vocabulary.bos = json.bos().or(vocabulary.bos);
         vocabulary.add_bos = Some(json.adds_bos() || settings.adds_bos()?);
         if vocabulary.model == VocabModel::Spm {
-            let first =
-                json.encode("a", false)?.first().map(|&id| json.token_bytes(id).first() == Some(&b' '));
-            vocabulary.add_space_prefix = Some(first == Some(true));
+            let ids = json.encode("a", false).map_err(|error| of_file(error, &file))?;
+            let first = ids.first().and_then(|&id| json.token_bytes(id).first());
+            vocabulary.add_space_prefix = Some(first == Some(&b' '));
         }
         Ok(HfVocabulary { file, vocabulary, padding, pre_tokenizer: Some(parts.pre_tokenizer) })
     }
@@ -86,6 +89,14 @@ impl HfVocabulary {
         vocabulary.unk = unk.map(|id| id as TokenId).or(vocabulary.unk);
         vocabulary.add_bos = Some(settings.bool("add_bos_token")?.unwrap_or(true));
         Ok(HfVocabulary { file, vocabulary, padding, pre_tokenizer: None })
+    }
+
+    /// Refuses a `--pre` where no rule cuts texts into words.
+    pub(super) fn check_has_rule(&self) -> Result<()> {
+        match self.vocabulary.model {
+            VocabModel::Bpe => Ok(()),
+            VocabModel::Spm => Err(PreSplit::irreplaceable(&self.file, SPM_HAS_NO_RULE)),
+        }
     }
 
     pub(super) fn n_tokens(&self) -> usize {
@@ -128,5 +139,16 @@ impl HfVocabulary {
             writer.set("tokenizer.chat_template", Value::Str(template.as_bytes()))?;
         }
         Ok(())
+    }
+}
+
+/// The error of a text that the tokenizer in `file` does not encode: no one asked for that text, so it is not the
+/// caller's fault.
+fn of_file(error: Error, file: &Path) -> Error {
+    match error {
+        Error::Invalid { reason, .. } => {
+            malformed(file, "tokenizer", "one that encodes texts of its own tokens", &reason)
+        }
+        other => other,
     }
 }

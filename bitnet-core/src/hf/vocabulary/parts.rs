@@ -14,7 +14,7 @@ use crate::hf::object::{malformed, read_file};
 use crate::tokenizer::{VocabModel, Vocabulary};
 
 /// The largest published files have some 35 MB.
-const MAX_FILE_BYTES: u64 = 512 << 20;
+const MAX_FILE_BYTES: u64 = 128 << 20;
 /// Scores below that of every merge.
 const NEVER_MERGED: f32 = -1e9;
 

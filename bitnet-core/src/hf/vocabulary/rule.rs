@@ -1,7 +1,7 @@
 //! The name of the rule that cuts text into words, found by trial: under the right rule the new vocabulary encodes a
 //! nasty text, and many made of its own tokens, as `tokenizer.json` does.
 
-use super::HfVocabulary;
+use super::{HfVocabulary, of_file};
 use crate::TokenId;
 use crate::error::{Error, Result};
 use crate::tokenizer::{Tokenizer, VocabModel};
@@ -12,12 +12,13 @@ impl HfVocabulary {
         let Some(pre_tokenizer) = &self.pre_tokenizer else { return Ok(None) };
         let json = Tokenizer::from_file(&self.file, None)?;
         let probes = probes(&json);
+        let by_file = |error| of_file(error, &self.file);
         let expected: Vec<Vec<TokenId>> =
-            probes.iter().map(|text| json.encode(text, false)).collect::<Result<_>>()?;
+            probes.iter().map(|text| json.encode(text, false)).collect::<Result<_>>().map_err(by_file)?;
         let agrees = |rule: Option<&str>| -> Result<bool> {
             let ours = Tokenizer::from_vocabulary(self.vocabulary.clone(), rule)?;
             for (text, expected) in probes.iter().zip(&expected) {
-                if ours.encode(text, false)? != *expected {
+                if ours.encode(text, false).map_err(by_file)? != *expected {
                     return Ok(false);
                 }
             }
@@ -26,15 +27,15 @@ impl HfVocabulary {
         let unsupported = |reason: String| Error::Unsupported {
             path: self.file.clone(),
             item: "tokenizer".into(),
-            reason: format!(
-                "{reason}; a GGUF file cannot hold it, `--pre NAME` writes another rule, and \
-                             --tokenizer takes this file as it is"
-            ),
+            reason: format!("{reason} --tokenizer takes this file as it is"),
         };
         if self.vocabulary.model == VocabModel::Spm {
             return match agrees(None)? {
                 true => Ok(None),
-                false => Err(unsupported("it cuts text in other pieces than SentencePiece would".into())),
+                false => Err(unsupported(
+                    "it cuts text in other pieces than SentencePiece would; a GGUF file cannot hold it, and"
+                        .into(),
+                )),
             };
         }
         let rules = rules_for(pre_tokenizer);
@@ -43,7 +44,10 @@ impl HfVocabulary {
                 return Ok(Some(rule));
             }
         }
-        Err(unsupported(format!("it cuts text by none of the rules {}", rules.join(", "))))
+        Err(unsupported(format!(
+            "it cuts text by none of the rules {}; a GGUF file cannot hold it, `--pre NAME` writes another rule, and",
+            rules.join(", ")
+        )))
     }
 }
 

@@ -12,6 +12,7 @@
 
 use std::path::Path;
 
+use super::MAX_TOKEN_BYTES;
 use super::token_type::{BYTE, CONTROL, NORMAL, UNUSED, USER_DEFINED};
 use crate::error::{Error, Result};
 use crate::hf::object::{malformed, read_file};
@@ -39,6 +40,10 @@ pub(super) fn read(file: &Path, n: usize, added: &[(usize, String, bool)]) -> Re
     for (id, piece) in model.pieces.iter().enumerate() {
         if id >= n {
             return Err(too_many(id, piece.text));
+        }
+        if piece.text.len() > MAX_TOKEN_BYTES {
+            let expected = format!("at most {MAX_TOKEN_BYTES} bytes");
+            return Err(malformed(file, &format!("token {id}"), &expected, &piece.text.len().to_string()));
         }
         (tokens[id], types[id], scores[id]) = (piece.text.to_vec(), piece.ty, piece.score);
     }
@@ -253,6 +258,20 @@ mod tests {
         assert_eq!(Model::parse(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), None); // a length of 2^64 - 1
         assert_eq!(Model::parse(&[0xff; 40]), None);
         assert_eq!(Model::parse(b"\x0a\x05\x15\x00\x00\xc0\x7f"), None); // a score that is no number
+    }
+
+    #[test]
+    fn a_piece_that_no_model_file_holds_is_refused_by_its_id() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        // 70 000 bytes of text, in as many and four.
+        let piece = [&b"\x0a\xf4\xa2\x04\x0a\xf0\xa2\x04"[..], &[b'x'; 70_000]].concat();
+        std::fs::write(file.path(), [&piece, WRITTEN].concat()).unwrap();
+        let error = read(file.path(), 4, &[]).unwrap_err();
+        assert!(error.is_bad_file());
+        assert!(
+            error.to_string().ends_with(": token 0: expected at most 65536 bytes, found 70000"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! What the files around `tokenizer.json` say: special tokens, chat template.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::Value as Json;
 
+use super::MAX_TOKEN_BYTES;
 use crate::TokenId;
 use crate::error::Result;
 use crate::hf::config::HfConfig;
@@ -16,8 +18,8 @@ const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 
 /// What `tokenizer_config.json`, `generation_config.json` and the like say.
 pub(super) struct Settings {
-    tokenizer: Option<Object>,
-    added: Option<Object>,
+    tokenizer: Option<Object<'static>>,
+    added: Option<Object<'static>>,
     bos: Option<TokenId>,
     /// Ends of texts and turns, the most general first.
     ends: Vec<TokenId>,
@@ -40,12 +42,9 @@ impl Settings {
             }
             Ok(ids)
         };
-        let mut ends = Vec::new();
-        for id in ids("eos_token_id")? {
-            if !ends.contains(&id) {
-                ends.push(id);
-            }
-        }
+        let mut ends = ids("eos_token_id")?;
+        let mut known = HashSet::new();
+        ends.retain(|&id| known.insert(id));
         let tokenizer = Object::read_if_there(&dir.join("tokenizer_config.json"), MAX_FILE_BYTES)?;
         let added = Object::read_if_there(&dir.join("added_tokens.json"), MAX_FILE_BYTES)?;
         Ok(Settings { tokenizer, added, bos: ids("bos_token_id")?.first().copied(), ends })
@@ -74,16 +73,28 @@ impl Settings {
     /// Tokens that a `tokenizer.model` lacks: id, text, and whether they are control tokens.
     pub(super) fn added_tokens(&self) -> Result<Vec<(usize, String, bool)>> {
         let mut tokens = Vec::new();
-        for (text, id) in self.added.iter().flat_map(Object::keys_and_values) {
-            let id = id.as_u64().and_then(|id| usize::try_from(id).ok());
-            tokens.extend(id.map(|id| (id, text.to_owned(), false)));
+        let mut add = |home: &Object<'_>, key: &str, id: usize, text: &str, special: bool| {
+            if text.len() > MAX_TOKEN_BYTES {
+                return Err(home.wrong(key, &format!("a token of at most {MAX_TOKEN_BYTES} bytes")));
+            }
+            tokens.push((id, text.to_owned(), special));
+            Ok(())
+        };
+        if let Some(home) = &self.added {
+            for (text, id) in home.keys_and_values() {
+                if let Some(id) = id.as_u64().and_then(|id| usize::try_from(id).ok()) {
+                    add(home, text, id, text, false)?;
+                }
+            }
         }
         let decoder = self.tokenizer.as_ref().map(|settings| settings.object("added_tokens_decoder"));
-        for (id, token) in decoder.transpose()?.flatten().iter().flat_map(Object::keys_and_values) {
-            let text = token.get("content").and_then(Json::as_str);
-            let special = token.get("special").and_then(Json::as_bool) == Some(true);
-            if let (Ok(id), Some(text)) = (id.parse(), text) {
-                tokens.push((id, text.to_owned(), special));
+        if let Some(home) = decoder.transpose()?.flatten() {
+            for (key, token) in home.keys_and_values() {
+                let text = token.get("content").and_then(Json::as_str);
+                let special = token.get("special").and_then(Json::as_bool) == Some(true);
+                if let (Ok(id), Some(text)) = (key.parse(), text) {
+                    add(&home, key, id, text, special)?;
+                }
             }
         }
         Ok(tokens)

@@ -115,7 +115,7 @@ fn ternary(
     Ok((Format::Ternary { name, scale }, Codes { repacked: Some(repacked.codes), scales }))
 }
 
-/// What is wrong with the bytes of tensor `name`, as an error.
+/// Why the bytes of tensor `name` are not read, as an error.
 pub(crate) fn malformed(gguf: &Gguf, name: &str, packing: Packing, fault: Fault) -> Error {
     let (expected, found) = match fault {
         Fault::Code(CodeError::Digits { row, col }) => {
@@ -128,6 +128,7 @@ pub(crate) fn malformed(gguf: &Gguf, name: &str, packing: Packing, fault: Fault)
             ("a finite scale after the codes".into(), scale.to_string())
         }
         Fault::Scale { row, scale } => ("finite scales".into(), format!("{scale} in row {row}")),
+        Fault::Memory => return Error::no_memory(gguf.path(), &format!("tensor {name}")),
     };
     Error::Malformed { path: gguf.path().to_owned(), item: format!("tensor {name}"), expected, found }
 }

@@ -1,5 +1,6 @@
 //! Ternary tensors of other formats, repacked at load into the order the kernels read. No weight changes.
 
+use crate::pages::zeros;
 use crate::quant::i2s::{BLOCK, BLOCK_BYTES};
 use crate::quant::scales::{Scales, mark_used};
 use crate::quant::ternary::{Fault, Packing, check_scales};
@@ -44,14 +45,14 @@ impl<'a> Rows<'a> {
 pub(super) fn repack(packing: Packing, bytes: &[u8], rows: usize, cols: usize) -> Result<Repacked, Fault> {
     let per_row = packing.scales_per_row(cols);
     let row_bytes = cols.next_multiple_of(BLOCK) / 4;
-    let mut codes = vec![0; rows * row_bytes];
-    let mut scales = vec![0.0; rows * per_row];
-    let mut used = vec![false; scales.len()];
+    let mut codes = zeros(rows * row_bytes).ok_or(Fault::Memory)?;
+    let mut scales = zeros(rows * per_row).ok_or(Fault::Memory)?;
+    let mut used = zeros(scales.len()).ok_or(Fault::Memory)?;
 
     let share = rows.div_ceil(default_threads()).next_multiple_of(RUN);
     let all = Rows { first: 0, codes: &mut codes, scales: &mut scales, used: &mut used };
     let fill = |share: Rows<'_>| -> Result<(), Fault> {
-        let mut unpacked = vec![0; RUN * cols];
+        let mut unpacked = zeros(RUN * cols).ok_or(Fault::Memory)?;
         for Rows { first, codes, scales, used } in share.chunks(RUN, row_bytes, per_row) {
             let n = codes.len() / row_bytes;
             let unpacked = &mut unpacked[..n * cols];
@@ -106,6 +107,13 @@ mod tests {
                 .collect();
             assert_eq!(repacked.codes, i2s::pack(&expected), "[{rows}, {cols}]");
         }
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_no_panic() {
+        let (rows, cols) = (1 << 50, 256);
+        assert_eq!(repack(Packing::Iq2Bn, &[], rows, cols).unwrap_err(), Fault::Memory);
+        assert_eq!(Packing::Iq2Bn.read(&[], (rows, cols)), Err(Fault::Memory));
     }
 
     #[test]
