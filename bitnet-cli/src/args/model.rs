@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use bitnet_core::quant::ternary::I2sLayout;
-use bitnet_core::{Placement, SamplerOptions};
+use bitnet_core::{Isa, Placement, SamplerOptions};
 
 use super::line::Line;
 use crate::exit::Failure;
@@ -13,12 +13,12 @@ pub(super) use bitnet_core::team::MAX_THREADS;
 pub(super) const MAX_POSITIONS: usize = 1 << 20;
 
 /// Instruction sets by the names the engine knows; `auto` takes the best this CPU has.
-pub(super) const ISAS: &[(&str, Option<&'static str>)] = &[
+pub(super) const ISAS: &[(&str, Option<Isa>)] = &[
     ("auto", None),
-    ("scalar", Some("scalar")),
-    ("avx2", Some("avx2")),
-    ("avx512", Some("avx512")),
-    ("neon", Some("neon")),
+    ("scalar", Some(Isa::Scalar)),
+    ("avx2", Some(Isa::Avx2)),
+    ("avx512", Some(Isa::Avx512)),
+    ("neon", Some(Isa::Neon)),
 ];
 
 /// Where ternary weights are computed with.
@@ -39,7 +39,7 @@ pub(crate) struct ModelArgs {
     /// Pre-split rule of the vocabulary, instead of the one the file names.
     pub(crate) pre: Option<String>,
     /// Instruction set, or the best there is.
-    pub(crate) isa: Option<&'static str>,
+    pub(crate) isa: Option<Isa>,
     /// Positions of the context.
     pub(crate) n_ctx: Option<usize>,
     /// Threads.

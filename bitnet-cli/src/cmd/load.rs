@@ -8,7 +8,7 @@ use bitnet_core::gguf::Gguf;
 use bitnet_core::hf::{Checkpoint, ConvertOptions};
 use bitnet_core::quant::ternary::{I2sLayout, Reading};
 use bitnet_core::quant::tl_tiles::TileTable;
-use bitnet_core::{Access, Error, Isa, LoadOptions, Model, SessionOptions, Tokenizer};
+use bitnet_core::{Access, Error, LoadOptions, Model, SessionOptions, Tokenizer};
 
 use crate::args::{ModelArgs, ReadingArgs};
 use crate::cmd::prompt;
@@ -111,7 +111,7 @@ pub(crate) fn identity(path: Option<&Path>) -> Result<serde_json::Value, Failure
 
 fn load_options(args: &ModelArgs) -> Result<LoadOptions, Failure> {
     Ok(LoadOptions {
-        isa: args.isa.map(|name| Isa::from_name(name).expect("the parser takes names the engine knows")),
+        isa: args.isa,
         access: if args.no_mmap { Access::Read } else { Access::Map },
         placement: args.placement,
         n_threads: args.n_threads,
