@@ -137,6 +137,7 @@ const FORMATS: &[(&str, Format)] =
 fn parse(line: &Line) -> Result<Command, Failure> {
     line.no_words()?;
     line.at_most_one(&["--model", "--synthetic"])?;
+    line.force_belongs_to("--receipt")?;
     let source = match (line.path("--model")?, line.choice("--synthetic", &super::synth::shapes())?) {
         (Some(path), _) => Source::File(path),
         (None, Some(shape)) => Source::Synthetic(shape),

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use self::ceiling::Ceilings;
 use self::row::{Load, Row, Subject, Test};
 use self::scratch::Scratch;
-use super::load::{identity, load_demo, load_model, session_options};
+use super::load::{self, identity, load_demo, load_model, session_options};
 use super::synth;
 use crate::args::{BenchArgs, Source};
 use crate::exit::Failure;
@@ -33,7 +33,8 @@ use crate::receipt::{Receipt, cpu_model};
 
 /// Measures, prints the rows, writes the receipt.
 pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
-    let receipt = args.receipt.as_deref().map(|path| Receipt::begin(path, args.force)).transpose()?;
+    let reads = || read_by(args);
+    let receipt = args.receipt.as_deref().map(|path| Receipt::begin(path, args.force, reads)).transpose()?;
     interrupt::watch();
     let file = ModelFile::of(&args.source, args.quiet)?;
     // Hashing reads the whole file: a model that comes from a disk is in memory before the first sample.
@@ -83,6 +84,12 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         receipt.write()?; // also if stdout took nothing: what was measured is kept
     }
     told
+}
+
+/// The files of this run, which no receipt replaces.
+fn read_by(args: &BenchArgs) -> Vec<PathBuf> {
+    let model = if let Source::File(path) = &args.source { Some(&**path) } else { None };
+    load::files(model, &args.model)
 }
 
 /// Decodes one token, and says what it took to get there, and how many bytes of weights were read for it.
