@@ -80,7 +80,7 @@ zeros() {
     local model=$1
     shift
     unset_switches "$INSTRUMENT" profile --quiet --model "$model" "$@" -n "$((tokens + 1))" --threads "$THREADS" \
-        --trace "$work/trace" >/dev/null || die "bitnet profile failed on $(shown "$model")"
+        --trace "$work/trace" --force >/dev/null || die "bitnet profile failed on $(shown "$model")"
     NAME=$(shown "$model") TOKENS=$tokens perl -ne '
         next unless /"cat":"bitnet_core::model::matrix::(?:product|skip)"/;
         if (/"rows":(\d+),"open":(\d+)/) { $gates += $1; $open += $2 }

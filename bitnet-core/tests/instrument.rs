@@ -412,6 +412,29 @@ fn a_trace_file_that_cannot_be_created_is_refused_at_start() {
 }
 
 #[test]
+fn a_trace_takes_the_place_of_an_earlier_one_and_of_nothing_else() {
+    if !trace::AVAILABLE {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.json");
+    let switch = [("BITNET_TRACE_FILE", path.to_str().unwrap())];
+    std::fs::write(&path, "").unwrap(); // as mktemp makes one
+    for _ in 0..2 {
+        run("scene_generates_three_tokens", &switch);
+        assert!(std::fs::read(&path).unwrap().ends_with(b"]}\n"));
+    }
+    for theirs in ["GGUF", "{\"displayTimeUnit\":\"ms\"}"] {
+        std::fs::write(&path, theirs).unwrap();
+        let said = stderr(&run("scene_refuses_a_switch", &switch));
+        let file = path.display();
+        let says = format!("refused: trace file {file}: a file that is no trace exists, and is left alone\n");
+        assert_eq!((said, std::fs::read_to_string(&path).unwrap()), (says, theirs.to_owned()));
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing half-written stays");
+}
+
+#[test]
 fn a_trace_file_holds_every_span_of_every_thread() {
     if !trace::AVAILABLE {
         return;

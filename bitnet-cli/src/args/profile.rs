@@ -48,6 +48,7 @@ Flags:
       --i2s-layout L      order of I2_S codes: a, or b (bitnet.cpp on ARM since November 2025)
       --tl-config FILE    a kernel_config.ini: tile sizes of TL1 and TL2 tensors
       --trace FILE        also write every span for ui.perfetto.dev or chrome://tracing
+      --force             overwrite the trace
       --json              one JSON object instead of a table
   -q, --quiet             nothing on stderr when all goes well
   -h, --help              this text
@@ -81,6 +82,7 @@ const FLAGS: &[Flag] = &[
     Flag::one(&["--i2s-layout"]),
     Flag::one(&["--tl-config"]),
     Flag::one(&["--trace"]),
+    Flag::switch(&["--force"]),
     Flag::switch(&["--json"]),
     Flag::switch(&["-q", "--quiet"]),
 ];
@@ -93,17 +95,20 @@ pub(crate) struct ProfileArgs {
     pub(crate) n_tokens: usize,
     /// Where to write every span.
     pub(crate) trace: Option<PathBuf>,
+    pub(crate) force: bool,
     pub(crate) json: bool,
 }
 
 fn parse(line: &Line) -> Result<Command, Failure> {
     line.no_words()?;
     line.at_most_one(&["--prompt", "--file", "--tokens"])?;
+    line.force_belongs_to("--trace")?;
     let args = ProfileArgs {
         model: ModelArgs::parse(line)?,
         prompt: prompt(line)?,
         n_tokens: line.number("--max-tokens", 1..=MAX_POSITIONS)?.unwrap_or(32),
         trace: line.path("--trace")?,
+        force: line.has("--force"),
         json: line.has("--json"),
     };
     args.model.check("profile")?;

@@ -7,17 +7,23 @@ use bitnet_core::{Sampler, SamplerOptions, Session, StopReason};
 use serde_json::{Value, json};
 
 use super::generate::{Ended, Outcome, generate};
-use super::load::{load, session_options};
+use super::load::{self, load, session_options};
 use super::prompt;
 use crate::args::ProfileArgs;
 use crate::exit::Failure;
 use crate::interrupt;
 use crate::output::Output;
+use crate::place;
 
 /// Runs, counts and prints the table.
 pub(crate) fn profile(args: &ProfileArgs) -> Result<(), Failure> {
     if !trace::AVAILABLE {
         trace::profile()?; // which says how to build the binary that can
+    }
+    if let Some(file) = &args.trace {
+        let what = format!("--trace {}", file.display());
+        place::check_late(&what, file, args.force, "the file exists (--force overwrites it)")?;
+        place::spare(&what, file, args.force, || load::files_and_prompt(&args.model, &args.prompt))?;
     }
     let loaded = load(&args.model)?;
     let ids = prompt::ids(&args.prompt, loaded.tokenizer.as_ref())?;
@@ -29,7 +35,7 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<(), Failure> {
     session.clear();
 
     if let Some(file) = &args.trace {
-        trace::record_to(file)?;
+        trace::record_to(place::target(file, args.force))?;
     }
     trace::profile()?;
     let done = generate(&mut session, &mut sampler, &ids, Some(args.n_tokens), &[], |_| Ok(false))?;

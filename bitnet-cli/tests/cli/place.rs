@@ -45,15 +45,19 @@ fn a_file_that_appears_during_the_run_is_left_alone() {
 }
 
 /// Every way to name a file that is written, with a model or log that is not even looked for.
-fn writers(out: &str) -> [Vec<String>; 6] {
-    [
+fn writers(out: &str) -> Vec<Vec<String>> {
+    let mut writers = vec![
         words(&format!("quantize /nowhere.gguf {out} --type i2_s")),
         words(&format!("convert /nowhere {out}")),
         words(&format!("synth {out}")),
         words(&format!("bench -m /nowhere.gguf --receipt {out}")),
         words(&format!("eval -m /nowhere.gguf --data /nowhere.tsv --receipt {out}")),
         words(&format!("parity -m /nowhere.gguf --tokens 1 --record {out}")),
-    ]
+    ];
+    if cfg!(feature = "instrument") {
+        writers.push(words(&format!("profile -m /nowhere.gguf --tokens 1 --trace {out}")));
+    }
+    writers
 }
 
 #[test]

@@ -115,6 +115,12 @@ fn a_trace_beside_the_table_has_the_same_calls() {
     let spans = trace["traceEvents"].as_array().unwrap().iter().filter(|event| event["ph"] == "X");
     assert_eq!(spans.count() as u64, calls);
 
+    let again: Ran =
+        golden.verb("profile", &format!("--trace {}", path.display()), &[]).output().unwrap().into();
+    assert!(again.refused(2).ends_with("the file exists (--force overwrites it)"), "{again:?}");
+    profile(&golden, &format!("--force --trace {}", path.display())).unwrap();
     let ran: Ran = golden.verb("profile", "--trace /no/such/folder/t.json", &[]).output().unwrap().into();
-    assert!(ran.refused(1).starts_with("cannot create /no/such/folder/t.json: "), "{ran:?}");
+    assert!(ran.refused(2).ends_with("its folder does not exist"), "{ran:?}");
+    let ran: Ran = golden.verb("profile", "--force", &[]).output().unwrap().into();
+    assert_eq!(ran.refused(2), "--force: belongs to --trace; expected --trace FILE with it");
 }
