@@ -29,6 +29,13 @@ pub(super) const PLACEMENTS: &[(&str, Placement)] = &[
     ("tri5", Placement::Tri5),
 ];
 
+/// The word of `--weights` for it.
+#[cfg(feature = "full-cli")]
+pub(crate) fn word_of(placement: Placement) -> &'static str {
+    let found = PLACEMENTS.iter().find(|(_, named)| *named == placement);
+    found.expect("every placement has a word").0
+}
+
 /// Which model, and how it is to compute.
 #[derive(Debug, Default)]
 pub(crate) struct ModelArgs {

@@ -24,7 +24,7 @@ use self::row::{Load, Row, Subject, Test};
 use self::scratch::Scratch;
 use super::load::{self, identity, load_demo, load_model, session_options};
 use super::synth;
-use crate::args::{BenchArgs, Source};
+use crate::args::{BenchArgs, Source, word_of};
 use crate::exit::Failure;
 use crate::interrupt;
 use crate::output::{Output, note};
@@ -51,6 +51,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         model_bytes: model.gguf().file_len(),
         isa: model.kernels().isa().name().to_owned(),
         kernels: model.kernels().name(),
+        weights: word_of(model.placement()),
         n_batch: args.model.n_batch.unwrap_or(DEFAULT_BATCH),
         cpu: cpu_model(),
         head: if args.head == Logits::All { "full" } else { "screened" },
@@ -79,6 +80,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         receipt.set("synthetic", synthetic(&args.source));
         receipt.set("isa", subject.isa.clone().into());
         receipt.set("kernels", subject.kernels.into());
+        receipt.set("weights", subject.weights.into());
         receipt.set("threads", rows.iter().map(|row| row.n_threads).collect::<Vec<_>>().into());
         receipt.set("rows", Value::from_iter(rows.iter().map(|row| row.json(&subject))));
         receipt.write()?; // also if stdout took nothing: what was measured is kept
