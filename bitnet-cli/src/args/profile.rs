@@ -61,6 +61,11 @@ Columns, each summed over all threads:
   share       own time of all own time; on one thread all shares add up to the run
   MB          bytes of weights, keys and values it was given, from memory or a cache
   GB/s        MB for the total time: what one thread got
+  GMAC/s      billions of multiply-adds for the total time, of one thread
+  % of ceiling
+              the larger of the shares these are of one thread's part of what all threads were
+              measured to read from memory, and to multiply; of a model too large for caches,
+              and above 100 % where a cache had the bytes
 
 team::wait is the main thread while others work for it: it is listed and has no share.
 ";

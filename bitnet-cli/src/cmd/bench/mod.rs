@@ -3,7 +3,7 @@
 //! Each repetition runs every row once, so that a slow minute of the machine hurts all rows alike; the first
 //! repetition warms up and is not counted.
 
-mod ceiling;
+pub(super) mod ceiling;
 mod print;
 mod row;
 mod scratch;
