@@ -103,7 +103,7 @@ zeros() {
     shift
     "$INSTRUMENT" inspect --json "$model" >"$work/inspect" || die "$(shown "$model") cannot be inspected"
     unset_switches "$INSTRUMENT" profile --quiet --model "$model" "$@" -n "$((tokens + 1))" --threads "$THREADS" \
-        --trace "$work/trace" >/dev/null || die "bitnet profile failed on $(shown "$model")"
+        --trace "$work/trace" --force >/dev/null || die "bitnet profile failed on $(shown "$model")"
     count_zeros "$(shown "$model")" "$tokens" "$work/inspect" "$work/trace" || die "no zeros in the trace of $(shown "$model")"
 }
 

@@ -52,6 +52,20 @@ pub(crate) fn escaped(text: &str) -> String {
     safe
 }
 
+/// Characters of a cell that others are padded to: a name in a file may be longer than any line.
+#[cfg(feature = "full-cli")]
+const WIDEST: usize = 120;
+
+/// `text` as a cell of a table, cut where it is too long for one.
+#[cfg(feature = "full-cli")]
+pub(crate) fn cell(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(WIDEST) {
+        text.truncate(end);
+        text += "...";
+    }
+    text
+}
+
 /// A path for people: see [`escaped`].
 pub(crate) fn shown(path: &Path) -> String {
     escaped(&path.to_string_lossy())

@@ -40,6 +40,18 @@ pub(crate) fn target(path: &Path, force: bool) -> Target<'_> {
     Target { path, replace: force }
 }
 
+/// Refuses to replace one of the files that a run reads. Only one that is there can be one of them, and only with
+/// `force` does it give way: `files` is not asked otherwise.
+pub(crate) fn spare(
+    what: &str,
+    path: &Path,
+    force: bool,
+    files: impl FnOnce() -> Vec<PathBuf>,
+) -> Result<(), Failure> {
+    let read = force && path.exists() && is_one_of(path, files());
+    refuse(what, read.then_some("it is a file that this run reads, which is left alone"))
+}
+
 /// Whether `path` is one of `files`, by whatever name.
 pub(crate) fn is_one_of(path: &Path, files: impl IntoIterator<Item = PathBuf>) -> bool {
     let Ok(path) = path.canonicalize() else { return false };

@@ -31,9 +31,17 @@ pub(crate) struct Receipt {
 
 impl Receipt {
     /// Reserves nothing, but refuses now what would fail after minutes of measuring.
-    pub(crate) fn begin(path: &Path, force: bool) -> Result<Self, Failure> {
+    ///
+    /// - `reads`: the files of the run, which are not replaced
+    pub(crate) fn begin(
+        path: &Path,
+        force: bool,
+        reads: impl FnOnce() -> Vec<PathBuf>,
+    ) -> Result<Self, Failure> {
+        let what = format!("--receipt {}", path.display());
         let taken = "the file exists; receipts are not edited (--force overwrites)";
-        place::check_late(&format!("--receipt {}", path.display()), path, force, taken)?;
+        place::check_late(&what, path, force, taken)?;
+        place::spare(&what, path, force, reads)?;
         let body = json!({
             "schema": SCHEMA,
             "date": date(SystemTime::now()),
@@ -260,13 +268,16 @@ mod tests {
     fn a_receipt_is_not_overwritten_unasked() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("r.json");
-        let mut receipt = Receipt::begin(&path, false).unwrap();
+        let mut receipt = Receipt::begin(&path, false, Vec::new).unwrap();
         receipt.set("rows", json!([1, 2]));
         receipt.write().unwrap();
         let body: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         assert_eq!((&body["schema"], &body["rows"]), (&json!(1), &json!([1, 2])));
-        assert!(matches!(Receipt::begin(&path, false), Err(Failure::Misuse(_))));
-        assert!(Receipt::begin(&path, true).is_ok());
-        assert!(matches!(Receipt::begin(&folder.path().join("no/r.json"), false), Err(Failure::Misuse(_))));
+        assert!(matches!(Receipt::begin(&path, false, Vec::new), Err(Failure::Misuse(_))));
+        assert!(Receipt::begin(&path, true, Vec::new).is_ok());
+        assert!(matches!(
+            Receipt::begin(&folder.path().join("no/r.json"), false, Vec::new),
+            Err(Failure::Misuse(_))
+        ));
     }
 }

@@ -31,8 +31,15 @@ fn scene(name: &str, switches: &[(&str, &str)]) -> Command {
 
 fn run(name: &str, switches: &[(&str, &str)]) -> Output {
     let output = scene(name, switches).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_passed(&output);
     output
+}
+
+/// A scene of a name that does not exist succeeds, too, without having run.
+#[track_caller]
+fn assert_passed(output: &Output) {
+    let [stdout, stderr] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    assert!(output.status.success() && stdout.contains(" 1 passed;"), "{stdout}{stderr}");
 }
 
 #[track_caller]
@@ -362,12 +369,12 @@ fn threads_never_interleave_a_line() {
 fn a_stderr_nobody_reads_does_not_stop_the_run() {
     let all = SWITCHES[..3].iter().map(|name| (*name, "1")).collect::<Vec<_>>();
     let mut child = scene("scene_traces_from_four_threads", &all)
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     drop(child.stderr.take()); // every write from here on is a broken pipe
-    assert!(child.wait().unwrap().success());
+    assert_passed(&child.wait_with_output().unwrap());
 }
 
 #[cfg(unix)]
@@ -379,7 +386,7 @@ fn a_closed_stderr_does_not_stop_the_run() {
     for switch in &SWITCHES[..3] {
         command.env(switch, "1");
     }
-    assert!(command.stdout(Stdio::null()).status().unwrap().success());
+    assert_passed(&command.output().unwrap());
 }
 
 #[test]
@@ -402,6 +409,29 @@ fn a_trace_file_that_cannot_be_created_is_refused_at_start() {
     } else {
         assert!(said.starts_with("bitnet: BITNET_TRACE_FILE is set, "), "{said}");
     }
+}
+
+#[test]
+fn a_trace_takes_the_place_of_an_earlier_one_and_of_nothing_else() {
+    if !trace::AVAILABLE {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.json");
+    let switch = [("BITNET_TRACE_FILE", path.to_str().unwrap())];
+    std::fs::write(&path, "").unwrap(); // as mktemp makes one
+    for _ in 0..2 {
+        run("scene_generates_three_tokens", &switch);
+        assert!(std::fs::read(&path).unwrap().ends_with(b"]}\n"));
+    }
+    for theirs in ["GGUF", "{\"displayTimeUnit\":\"ms\"}"] {
+        std::fs::write(&path, theirs).unwrap();
+        let said = stderr(&run("scene_refuses_a_switch", &switch));
+        let file = path.display();
+        let says = format!("refused: trace file {file}: a file that is no trace exists, and is left alone\n");
+        assert_eq!((said, std::fs::read_to_string(&path).unwrap()), (says, theirs.to_owned()));
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing half-written stays");
 }
 
 #[test]

@@ -129,6 +129,9 @@ pub(crate) struct BenchArgs {
     pub(crate) quiet: bool,
 }
 
+/// Rows are every combination of four lists: more than anyone waits for.
+const MAX_ROWS: usize = 10_000;
+
 const HEADS: &[(&str, WantedLogits)] = &[("screened", WantedLogits::Top(1)), ("full", WantedLogits::All)];
 
 const FORMATS: &[(&str, Format)] =
@@ -137,6 +140,7 @@ const FORMATS: &[(&str, Format)] =
 fn parse(line: &Line) -> Result<Command, Failure> {
     line.no_words()?;
     line.at_most_one(&["--model", "--synthetic"])?;
+    line.force_belongs_to("--receipt")?;
     let source = match (line.path("--model")?, line.choice("--synthetic", &super::synth::shapes())?) {
         (Some(path), _) => Source::File(path),
         (None, Some(shape)) => Source::Synthetic(shape),
@@ -172,8 +176,14 @@ fn parse(line: &Line) -> Result<Command, Failure> {
         force: line.has("--force"),
         quiet: line.has("--quiet"),
     };
-    if args.n_prompt.iter().chain(&args.n_gen).all(|n| *n == 0) {
+    let n_tests = args.n_prompt.iter().chain(&args.n_gen).filter(|n| **n > 0).count();
+    if n_tests == 0 {
         return Err(Failure::misuse("--n-prompt and --n-gen", "all are 0, expected something to measure"));
+    }
+    let n_rows = n_tests.saturating_mul(args.depth.len()).saturating_mul(args.threads.len().max(1));
+    if n_rows > MAX_ROWS {
+        let reason = format!("expected at most {MAX_ROWS} rows together, found {n_rows}");
+        return Err(Failure::misuse("--n-prompt, --n-gen, --depth and --threads", &reason));
     }
     Ok(Command::Bench(Box::new(args)))
 }

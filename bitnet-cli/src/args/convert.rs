@@ -40,8 +40,9 @@ Flags:
 
 Exit codes: 0 done, 1 failed (a full disk; without --force, a file that appeared as OUT.gguf
 meanwhile), 2 misused, 3 bad or unsupported checkpoint, 130 interrupted (143 by SIGTERM, 129 by
-SIGHUP). A run that is killed with SIGKILL leaves OUT.gguf as it was; what it had written may stay
-beside it, as .OUT.gguf.NUMBERS.tmp.
+SIGHUP). A run that is killed with SIGKILL, or by a second signal before it heeded the first, which
+it does between tensors, leaves OUT.gguf as it was; what it had written may stay beside it, as
+.OUT.gguf.NUMBERS.tmp.
 ";
 
 const FLAGS: &[Flag] = &[

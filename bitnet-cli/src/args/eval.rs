@@ -88,6 +88,7 @@ fn parse(line: &Line) -> Result<Command, Failure> {
     let Some(data) = line.path("--data")? else {
         return Err(Failure::misuse("--data", "expected a file of questions; - reads them from stdin"));
     };
+    line.force_belongs_to("--receipt")?;
     let args = EvalArgs {
         model: ModelArgs::parse(line)?,
         data,

@@ -203,6 +203,15 @@ impl Line {
         self.words.first().map_or(Ok(()), |word| Err(leftover(word)))
     }
 
+    /// Refuses `--force` without the flag `name`, whose file it overwrites.
+    #[cfg(feature = "full-cli")]
+    pub(super) fn force_belongs_to(&self, name: &'static str) -> Result<(), Failure> {
+        if !self.has("--force") || self.has(name) {
+            return Ok(());
+        }
+        Err(Failure::misuse("--force", &format!("belongs to {name}; expected {name} FILE with it")))
+    }
+
     /// Refuses more than one of `names`, which mean the same thing in different ways.
     pub(super) fn at_most_one(&self, names: &[&'static str]) -> Result<(), Failure> {
         let given: Vec<&str> =

@@ -54,6 +54,8 @@ pub(crate) use eval::EvalArgs;
 #[cfg(feature = "full-cli")]
 pub(crate) use inspect::InspectArgs;
 #[cfg(feature = "full-cli")]
+pub(crate) use model::word_of;
+#[cfg(feature = "full-cli")]
 pub(crate) use parity::{CompareArgs, ParityArgs, RecordArgs, Source as LogSource};
 #[cfg(feature = "full-cli")]
 pub(crate) use perplexity::PerplexityArgs;

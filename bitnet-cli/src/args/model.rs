@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use bitnet_core::quant::ternary::I2sLayout;
-use bitnet_core::{Placement, SamplerOptions};
+use bitnet_core::{Isa, Placement, SamplerOptions};
 
 use super::line::Line;
 use crate::exit::Failure;
@@ -13,12 +13,12 @@ pub(super) use bitnet_core::model::MAX_POSITIONS;
 pub(super) use bitnet_core::team::MAX_THREADS;
 
 /// Instruction sets by the names the engine knows; `auto` takes the best this CPU has.
-pub(super) const ISAS: &[(&str, Option<&'static str>)] = &[
+pub(super) const ISAS: &[(&str, Option<Isa>)] = &[
     ("auto", None),
-    ("scalar", Some("scalar")),
-    ("avx2", Some("avx2")),
-    ("avx512", Some("avx512")),
-    ("neon", Some("neon")),
+    ("scalar", Some(Isa::Scalar)),
+    ("avx2", Some(Isa::Avx2)),
+    ("avx512", Some(Isa::Avx512)),
+    ("neon", Some(Isa::Neon)),
 ];
 
 /// Where ternary weights are computed with.
@@ -28,6 +28,13 @@ pub(super) const PLACEMENTS: &[(&str, Placement)] = &[
     ("2bit", Placement::Copy),
     ("tri5", Placement::Tri5),
 ];
+
+/// The word of `--weights` for it.
+#[cfg(feature = "full-cli")]
+pub(crate) fn word_of(placement: Placement) -> &'static str {
+    let found = PLACEMENTS.iter().find(|(_, named)| *named == placement);
+    found.expect("every placement has a word").0
+}
 
 /// Which model, and how it is to compute.
 #[derive(Debug, Default)]
@@ -39,7 +46,7 @@ pub(crate) struct ModelArgs {
     /// Pre-split rule of the vocabulary, instead of the one the file names.
     pub(crate) pre: Option<String>,
     /// Instruction set, or the best there is.
-    pub(crate) isa: Option<&'static str>,
+    pub(crate) isa: Option<Isa>,
     /// Positions of the context.
     pub(crate) n_ctx: Option<usize>,
     /// Threads.

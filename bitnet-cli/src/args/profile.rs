@@ -48,6 +48,7 @@ Flags:
       --i2s-layout L      order of I2_S codes: a, or b (bitnet.cpp on ARM since November 2025)
       --tl-config FILE    a kernel_config.ini: tile sizes of TL1 and TL2 tensors
       --trace FILE        also write every span for ui.perfetto.dev or chrome://tracing
+      --force             overwrite the trace
       --json              one JSON object instead of a table
   -q, --quiet             nothing on stderr when all goes well
   -h, --help              this text
@@ -60,6 +61,11 @@ Columns, each summed over all threads:
   share       own time of all own time; on one thread all shares add up to the run
   MB          bytes of weights, keys and values it was given, from memory or a cache
   GB/s        MB for the total time: what one thread got
+  GMAC/s      billions of multiply-adds for the total time, of one thread
+  % of ceiling
+              the larger of the shares these are of one thread's part of what all threads were
+              measured to read from memory, and to multiply; of a model too large for caches,
+              and above 100 % where a cache had the bytes
 
 team::wait is the main thread while others work for it: it is listed and has no share.
 ";
@@ -81,6 +87,7 @@ const FLAGS: &[Flag] = &[
     Flag::one(&["--i2s-layout"]),
     Flag::one(&["--tl-config"]),
     Flag::one(&["--trace"]),
+    Flag::switch(&["--force"]),
     Flag::switch(&["--json"]),
     Flag::switch(&["-q", "--quiet"]),
 ];
@@ -93,17 +100,20 @@ pub(crate) struct ProfileArgs {
     pub(crate) n_tokens: usize,
     /// Where to write every span.
     pub(crate) trace: Option<PathBuf>,
+    pub(crate) force: bool,
     pub(crate) json: bool,
 }
 
 fn parse(line: &Line) -> Result<Command, Failure> {
     line.no_words()?;
     line.at_most_one(&["--prompt", "--file", "--tokens"])?;
+    line.force_belongs_to("--trace")?;
     let args = ProfileArgs {
         model: ModelArgs::parse(line)?,
         prompt: prompt(line)?,
         n_tokens: line.number("--max-tokens", 1..=MAX_POSITIONS)?.unwrap_or(32),
         trace: line.path("--trace")?,
+        force: line.has("--force"),
         json: line.has("--json"),
     };
     args.model.check("profile")?;

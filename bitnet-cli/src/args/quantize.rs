@@ -44,7 +44,8 @@ Flags:
 Exit codes: 0 done, 1 a file cannot be read or written (without --force, also if one appeared as
 OUT meanwhile), 2 misused, 3 IN is no sound model or cannot be said in this format, 5 OUT did not
 read back the same, 130 interrupted (143 by SIGTERM, 129 by SIGHUP). A run that is killed with
-SIGKILL leaves OUT as it was; what it had written may stay beside it, as .OUT.NUMBERS.tmp.
+SIGKILL, or by a second signal before it heeded the first, which it does between tensors, leaves
+OUT as it was; what it had written may stay beside it, as .OUT.NUMBERS.tmp.
 ";
 
 const FLAGS: &[Flag] = &[

@@ -42,7 +42,8 @@ Flags:
 
 Exit codes: 0 done, 1 failed (a full disk; without --force, a file that appeared as OUT.gguf
 meanwhile), 2 misused, 130 interrupted (143 by SIGTERM, 129 by SIGHUP): OUT.gguf is whole, or as it
-was. A run that is killed with SIGKILL may leave what it had written as .OUT.gguf.NUMBERS.tmp.
+was. A run that is killed with SIGKILL, or by a second signal before it heeded the first, may leave
+what it had written as .OUT.gguf.NUMBERS.tmp.
 ";
 
 const FLAGS: &[Flag] = &[

@@ -2,14 +2,18 @@
 
 use std::fs::File;
 use std::path::Path;
+#[cfg(feature = "full-cli")]
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bitnet_core::gguf::Gguf;
 use bitnet_core::hf::{Checkpoint, ConvertOptions};
 use bitnet_core::quant::ternary::{I2sLayout, Reading};
 use bitnet_core::quant::tl_tiles::TileTable;
-use bitnet_core::{Access, Error, Isa, LoadOptions, Model, SessionOptions, Tokenizer};
+use bitnet_core::{Access, Error, LoadOptions, Model, SessionOptions, Tokenizer};
 
+#[cfg(feature = "full-cli")]
+use crate::args::Prompt;
 use crate::args::{ModelArgs, ReadingArgs};
 use crate::cmd::prompt;
 use crate::demo;
@@ -109,9 +113,40 @@ pub(crate) fn identity(path: Option<&Path>) -> Result<serde_json::Value, Failure
     }
 }
 
+/// The files that a run on `model` with these flags reads.
+#[cfg(feature = "full-cli")]
+pub(super) fn files(model: Option<&Path>, args: &ModelArgs) -> Vec<PathBuf> {
+    let mut files = match model {
+        Some(dir) if Checkpoint::is_at(dir) => Checkpoint::files(dir),
+        // One that cannot be opened will be refused with a reason.
+        Some(path) => {
+            Gguf::open(path, Access::Map).map_or_else(|_| vec![path.to_owned()], |gguf| shards(&gguf))
+        }
+        None => Vec::new(),
+    };
+    files.extend(args.tokenizer.clone().into_iter().chain(args.reading.tl_config.clone()));
+    files
+}
+
+/// The same with that of the prompt, if it is in one.
+#[cfg(feature = "full-cli")]
+pub(super) fn files_and_prompt(args: &ModelArgs, prompt: &Prompt) -> Vec<PathBuf> {
+    let mut files = files(args.model.as_deref(), args);
+    if let Prompt::File(path) = prompt {
+        files.push(path.clone());
+    }
+    files
+}
+
+/// The files of a model.
+#[cfg(feature = "full-cli")]
+pub(super) fn shards(gguf: &Gguf) -> Vec<PathBuf> {
+    gguf.shards().iter().map(|shard| shard.path.clone()).collect()
+}
+
 fn load_options(args: &ModelArgs) -> Result<LoadOptions, Failure> {
     Ok(LoadOptions {
-        isa: args.isa.map(|name| Isa::from_name(name).expect("the parser takes names the engine knows")),
+        isa: args.isa,
         access: if args.no_mmap { Access::Read } else { Access::Map },
         placement: args.placement,
         n_threads: args.n_threads,

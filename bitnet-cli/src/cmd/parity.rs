@@ -9,7 +9,7 @@ use bitnet_core::parity::{Comparison, Log, Step, TOP_K, Verdict, compare, line, 
 use bitnet_core::{Error, Sampler, SamplerOptions, Session, WantedLogits};
 use serde_json::{Value, json};
 
-use super::load::{load, session_options};
+use super::load::{self, load, session_options};
 use super::prompt;
 use crate::args::{CompareArgs, LogSource, ParityArgs, RecordArgs};
 use crate::exit::Failure;
@@ -157,7 +157,9 @@ fn as_json(a: &Log, b: &Log, compared: &Comparison, matches: bool) -> Value {
 fn record(args: &RecordArgs) -> Result<(), Failure> {
     if let LogSource::File(path) = &args.out {
         let taken = "the file exists (--force overwrites it)";
-        place::check_late(&format!("--record {}", path.display()), path, args.force, taken)?;
+        let what = format!("--record {}", path.display());
+        place::check_late(&what, path, args.force, taken)?;
+        place::spare(&what, path, args.force, || load::files_and_prompt(&args.model, &args.prompt))?;
     }
     let loaded = load(&args.model)?;
     let ids = prompt::ids(&args.prompt, loaded.tokenizer.as_ref())?;

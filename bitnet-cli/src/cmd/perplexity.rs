@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use bitnet_core::model::WantedLogits;
-use bitnet_core::{Session, TokenId};
+use bitnet_core::{Error, Session, TokenId};
 use serde_json::json;
 
 use super::load::{Loaded, load, session_options};
@@ -34,9 +34,14 @@ pub(crate) fn perplexity(args: &PerplexityArgs) -> Result<(), Failure> {
         );
         return Err(Failure::misuse("--file", &reason));
     }
+    let start_token = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+    // A session looks at what it is given, and the last token of a chunk is none of it.
+    let n_vocab = model.config().n_vocab;
+    if let Some(&id) = tokens.iter().chain(&start_token).find(|&&id| id as usize >= n_vocab) {
+        return Err(Error::Token { id, n_vocab }.into());
+    }
     interrupt::watch();
     let mut session = Session::new(&model, &session_options(&args.model))?;
-    let start_token = tokenizer.bos().filter(|_| tokenizer.adds_bos());
     let mut out = Output::stdout();
     let (mut estimate, mut running) = (Estimate::default(), Vec::new());
     let start = Instant::now();

@@ -6,18 +6,25 @@ use bitnet_core::trace::{self, Row};
 use bitnet_core::{Sampler, SamplerOptions, Session, StopReason};
 use serde_json::{Value, json};
 
+use super::bench::ceiling::Ceiling;
 use super::generate::{Ended, Outcome, generate};
-use super::load::{load, session_options};
+use super::load::{self, load, session_options};
 use super::prompt;
 use crate::args::ProfileArgs;
 use crate::exit::Failure;
 use crate::interrupt;
 use crate::output::Output;
+use crate::place;
 
 /// Runs, counts and prints the table.
 pub(crate) fn profile(args: &ProfileArgs) -> Result<(), Failure> {
     if !trace::AVAILABLE {
         trace::profile()?; // which says how to build the binary that can
+    }
+    if let Some(file) = &args.trace {
+        let what = format!("--trace {}", file.display());
+        place::check_late(&what, file, args.force, "the file exists (--force overwrites it)")?;
+        place::spare(&what, file, args.force, || load::files_and_prompt(&args.model, &args.prompt))?;
     }
     let loaded = load(&args.model)?;
     let ids = prompt::ids(&args.prompt, loaded.tokenizer.as_ref())?;
@@ -27,9 +34,12 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<(), Failure> {
     // Pages of the file, the threads' first steps, what the first choice of a kind makes once.
     session.prefill_while(&ids[..1], sampler.wanted(), || true)?;
     session.clear();
+    // Before anything is recorded: probes run kernels, too.
+    let bytes_per_token = loaded.model.decode_bytes(sampler.wanted(), session.sifted(), session.skipped());
+    let ceiling = Ceiling::probe(session.n_threads(), bytes_per_token)?;
 
     if let Some(file) = &args.trace {
-        trace::record_to(file)?;
+        trace::record_to(place::target(file, args.force))?;
     }
     trace::profile()?;
     let done = generate(&mut session, &mut sampler, &ids, Some(args.n_tokens), &[], |_| Ok(false))?;
@@ -40,11 +50,15 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<(), Failure> {
         "model": loaded.model.gguf().path().to_string_lossy(),
         "isa": loaded.model.kernels().isa().name(),
         "threads": session.n_threads(),
+        "ceiling_gb_per_s": ceiling.map(|ceiling| ceiling.bytes / 1e9),
+        "ceiling_gmac_per_s": ceiling.map(|ceiling| ceiling.macs / 1e9),
     });
+    let n_threads = session.n_threads() as f64;
+    let of_one = ceiling.map(|all| Ceiling { bytes: all.bytes / n_threads, macs: all.macs / n_threads });
     let answer = if args.json {
-        format!("{:#}\n", as_json(circumstances, &done, &rows))
+        format!("{:#}\n", as_json(circumstances, &done, &rows, of_one))
     } else {
-        as_text(&circumstances, &done, &rows)
+        as_text(&circumstances, &done, &rows, of_one)
     };
     Output::stdout().all(&answer)?;
     if done.ended == Ended::Engine(StopReason::Interrupted) { Err(Failure::Interrupted) } else { Ok(()) }
@@ -67,15 +81,23 @@ fn giga_per_s(row: &Row, count: u64) -> Option<f64> {
     (count > 0 && seconds > 0.0).then(|| count as f64 / seconds / 1e9)
 }
 
+/// Percent of what one thread could do at most: of reading or of multiplying, whichever it is nearer to.
+fn percent(row: &Row, ceiling: Option<Ceiling>) -> Option<f64> {
+    let Ceiling { bytes, macs } = ceiling?;
+    let rates = [(row.bytes, bytes), (row.macs, macs)]
+        .map(|(count, most)| Some(giga_per_s(row, count)? * 1e9 / most * 100.0));
+    rates.into_iter().flatten().reduce(f64::max)
+}
+
 /// Module and name without the crate they share.
 fn operation(row: &Row) -> String {
     let module = row.module.strip_prefix("bitnet_core::").unwrap_or(row.module);
     format!("{module}::{}", row.name)
 }
 
-fn as_text(circumstances: &Value, done: &Outcome, rows: &[Row]) -> String {
-    let head =
-        ["operation", "calls", "total ms", "own ms", "share", "MB", "GB/s", "GMAC/s"].map(str::to_owned);
+fn as_text(circumstances: &Value, done: &Outcome, rows: &[Row], ceiling: Option<Ceiling>) -> String {
+    let head = ["operation", "calls", "total ms", "own ms", "share", "MB", "GB/s", "GMAC/s", "% of ceiling"]
+        .map(str::to_owned);
     let optional = |value: Option<f64>, digits: usize, unit: &str| {
         value.map_or_else(String::new, |value| format!("{value:.digits$}{unit}"))
     };
@@ -89,11 +111,12 @@ fn as_text(circumstances: &Value, done: &Outcome, rows: &[Row]) -> String {
             optional((row.bytes > 0).then_some(row.bytes as f64 / 1e6), 2, ""),
             optional(giga_per_s(row, row.bytes), 2, ""),
             optional(giga_per_s(row, row.macs), 1, ""),
+            optional(percent(row, ceiling), 1, ""),
         ]
     });
-    let lines: Vec<[String; 8]> = [head].into_iter().chain(cells).collect();
+    let lines: Vec<[String; 9]> = [head].into_iter().chain(cells).collect();
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 8] = std::array::from_fn(width);
+    let widths: [usize; 9] = std::array::from_fn(width);
 
     let mut text = String::new();
     let (isa, threads) = (circumstances["isa"].as_str().unwrap_or_default(), &circumstances["threads"]);
@@ -115,7 +138,7 @@ fn as_text(circumstances: &Value, done: &Outcome, rows: &[Row]) -> String {
     text
 }
 
-fn as_json(mut circumstances: Value, done: &Outcome, rows: &[Row]) -> Value {
+fn as_json(mut circumstances: Value, done: &Outcome, rows: &[Row], ceiling: Option<Ceiling>) -> Value {
     for (name, phase) in [("prompt", done.prompt), ("eval", done.eval)] {
         circumstances[name] = json!({ "n": phase.n, "ms": phase.ms(), "tok_per_s": phase.tok_per_s() });
     }
@@ -131,6 +154,7 @@ fn as_json(mut circumstances: Value, done: &Outcome, rows: &[Row]) -> Value {
             "gb_per_s": giga_per_s(row, row.bytes),
             "macs": row.macs,
             "gmac_per_s": giga_per_s(row, row.macs),
+            "percent_of_ceiling": percent(row, ceiling),
         })
     };
     circumstances["operations"] = rows.iter().map(operation).collect();
@@ -167,7 +191,7 @@ mod tests {
     #[test]
     fn shares_are_of_working_time_and_bandwidth_is_of_total_time() {
         let (done, rows) = example();
-        let text = as_text(&json!({ "isa": "scalar", "threads": 2 }), &done, &rows);
+        let text = as_text(&json!({ "isa": "scalar", "threads": 2 }), &done, &rows, None);
         let (_, table) = text.split_once("\n\n").unwrap();
         let cells: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(cells[1], ["team::wait", "3", "80.000", "40.000"]);
@@ -181,12 +205,28 @@ mod tests {
     #[test]
     fn json_says_the_same() {
         let (done, rows) = example();
-        let json = as_json(json!({ "isa": "scalar" }), &done, &rows);
+        let json = as_json(json!({ "isa": "scalar" }), &done, &rows, None);
         assert_eq!(json["operations"][0]["share"], Value::Null);
         assert_eq!(json["operations"][1]["share"], 0.75);
         assert_eq!(json["operations"][1]["gb_per_s"], 10.0);
         assert_eq!(json["operations"][1]["gmac_per_s"], 100.0);
         assert_eq!(json["operations"][2]["gmac_per_s"], Value::Null);
         assert_eq!((&json["prompt"]["n"], &json["isa"]), (&json!(1), &json!("scalar")));
+        assert_eq!(json["operations"][1]["percent_of_ceiling"], Value::Null, "nothing was probed");
+    }
+
+    #[test]
+    fn an_operation_is_held_against_the_ceiling_that_it_is_nearer_to() {
+        // 10 GB/s and 100 GMAC/s.
+        let (done, rows) = example();
+        for (bytes, macs, expected) in [(20e9, 1e12, 50.0), (40e9, 125e9, 80.0)] {
+            let ceiling = Some(Ceiling { bytes, macs });
+            let json = as_json(json!({}), &done, &rows, ceiling);
+            let found: Vec<&Value> =
+                json["operations"].as_array().unwrap().iter().map(|row| &row["percent_of_ceiling"]).collect();
+            assert_eq!(found, [&Value::Null, &json!(expected), &Value::Null]);
+            let text = as_text(&json!({}), &done, &rows, ceiling);
+            assert!(text.lines().any(|line| line.ends_with(&format!("  {expected:.1}"))), "{text}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use bitnet_core::Error;
 use bitnet_core::gguf::Gguf;
 use bitnet_core::quantize::{QuantizeOptions, Quantized, quantize as write};
 
-use super::load::{file, reading};
+use super::load::{file, reading, shards};
 use crate::args::QuantizeArgs;
 use crate::exit::Failure;
 use crate::interrupt;
@@ -19,9 +19,10 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<(), Failure> {
     let out = args.out.display().to_string();
     place::check(&out, &args.out, args.force)?;
     let source = file(&args.source)?;
-    if place::is_one_of(&args.out, source.shards().iter().map(|shard| shard.path.clone())) {
+    if place::is_one_of(&args.out, shards(&source)) {
         return Err(Failure::misuse(&out, "it is IN itself, which is left alone"));
     }
+    place::spare(&out, &args.out, args.force, || args.reading.tl_config.clone().into_iter().collect())?;
     let options = QuantizeOptions {
         ty: args.ty,
         embd: args.embd,

@@ -51,11 +51,37 @@ fn a_receipt_has_what_makes_it_believable() {
     assert_eq!(receipt["build"]["binary"]["sha256"].as_str().unwrap().len(), 64);
     assert_eq!(receipt["model"]["bytes"], fs::metadata(tiny()).unwrap().len());
     assert_eq!((&receipt["isa"], &receipt["kernels"]), (&"scalar".into(), &"scalar".into()));
+    // What a cache holds stays where it is: that is what `auto` chose.
+    assert_eq!((&receipt["weights"], &receipt["rows"][0]["weights"]), (&"map".into(), &"map".into()));
     assert_eq!(receipt["rows"][0]["samples_ns"].as_array().unwrap().len(), 2);
 
     let again = on_tiny("bench", &line);
     assert!(again.refused(2).contains("the file exists"), "{again:?}");
     on_tiny("bench", &format!("{line} --force")).done();
+}
+
+#[test]
+fn a_row_says_where_the_weights_are() {
+    for weights in ["map", "2bit", "tri5"] {
+        let ran = on_tiny("bench", &format!("-p 1 -n 0 -r 1 -q -o jsonl --weights {weights}"));
+        assert_eq!(serde_json::from_str::<Value>(ran.done()).unwrap()["weights"], weights);
+    }
+}
+
+#[test]
+fn more_rows_than_anyone_waits_for_are_refused_and_so_is_force_without_a_receipt() {
+    let ones = |n: usize| vec!["1"; n].join(",");
+    let rows = |n_prompt: usize, depth: usize| {
+        words(&format!("bench -m /nowhere.gguf -p {},0 -n 1 -d {} -t 1,1", ones(n_prompt), ones(depth)))
+    };
+    let says =
+        "--n-prompt, --n-gen, --depth and --threads: expected at most 10000 rows together, found 10020";
+    assert_eq!(rows(9, 501).refused(2), says);
+    assert!(rows(9, 500).refused(1).starts_with("cannot open /nowhere.gguf: "));
+    for verb in ["bench", "eval --data /nowhere.tsv"] {
+        let ran = words(&format!("{verb} -m /nowhere.gguf --force"));
+        assert_eq!(ran.refused(2), "--force: belongs to --receipt; expected --receipt FILE with it");
+    }
 }
 
 #[cfg(unix)]

@@ -98,7 +98,7 @@ fn a_checkpoint_runs_as_it_is_and_as_the_file_it_becomes() {
 }
 
 /// The `tokenizer.json` of a byte-level vocabulary: 256 bytes, a few merges, a token that begins every text.
-fn write_tokenizer(dir: &Path) {
+pub(crate) fn write_tokenizer(dir: &Path) {
     let printable = |b: u8| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let spelt = |byte: u8| match printable(byte) {
         true => char::from(byte),

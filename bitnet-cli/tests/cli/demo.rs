@@ -71,6 +71,6 @@ fn text_becomes_the_tokens_it_was_trained_on() {
 #[test]
 fn a_prompt_longer_than_its_context_gets_one_sentence() {
     let ran = bitnet(["run", "-q", "-p", &"1+1=".repeat(100)]);
-    assert!(ran.code != Some(0) && ran.stderr.lines().count() == 1, "{ran:?}");
+    assert!(ran.refused(1).contains("192"), "{ran:?}");
     assert!(words("inspect").done().contains("192"), "the context is told");
 }

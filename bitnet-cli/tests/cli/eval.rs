@@ -77,6 +77,26 @@ fn a_receipt_is_written_even_for_a_score_below_the_minimum() {
     assert!(on_tiny("eval", &line).refused(2).contains("the file exists"));
 }
 
+/// A pipe is read once: what a receipt says of it is what was read.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_receipt_names_questions_from_a_pipe_by_their_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let receipt = folder.path().join("receipt");
+    let mut sums = Vec::new();
+    for data in ["-", "/dev/stdin"] {
+        let line = format!("--data {data} -q --force --receipt {}", receipt.display());
+        with_stdin(on_tiny_args("eval", &line), QUESTIONS.as_bytes()).done();
+        let receipt: Value = serde_json::from_slice(&fs::read(&receipt).unwrap()).unwrap();
+        assert_eq!(
+            (&receipt["data"]["path"], &receipt["data"]["bytes"]),
+            (&json!(data), &json!(QUESTIONS.len()))
+        );
+        sums.push(receipt["data"]["sha256"].clone());
+    }
+    assert_eq!(sums[0], sums[1]);
+}
+
 #[test]
 fn a_receipt_names_the_binary_as_it_lies_in_the_current_folder() {
     let folder = tempfile::tempdir().unwrap();

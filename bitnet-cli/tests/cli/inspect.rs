@@ -81,6 +81,24 @@ fn a_hostile_file_cannot_write_to_the_terminal() {
     assert_eq!(metadata["a.big"], json!(u64::MAX));
 }
 
+/// A column is as wide as its widest cell, and no wider than a line for people.
+#[test]
+fn a_key_of_any_length_is_one_cell_of_a_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("long.gguf");
+    let mut writer = GgufWriter::new();
+    writer.set(&"\x01".repeat(13_108), Meta::U8(7)).unwrap();
+    writer.set("general.architecture", Meta::Str(b"bitnet-b1.58")).unwrap();
+    writer.write_file(&path, |_| Ok(())).unwrap();
+    let ran = inspect(&path, "");
+    assert!(ran.done().lines().all(|line| line.chars().count() < 200), "{ran:?}");
+    assert!(ran.stdout.contains(r"  \u{1}\u{1}\u{1}") && ran.stdout.contains("...  u8 "), "{ran:?}");
+    assert!(
+        inspect(&path, "--json").done().contains(&r"\\u{1}".repeat(13_108)),
+        "whole where nothing is padded"
+    );
+}
+
 /// `bitnet inspect PATH words...`.
 fn inspect(path: &Path, line: &str) -> Ran {
     bitnet(["inspect", path.to_str().unwrap()].into_iter().chain(line.split_whitespace()))

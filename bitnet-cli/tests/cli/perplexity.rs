@@ -3,6 +3,7 @@
 use bitnet_core::{LoadOptions, Model, Session, SessionOptions, Tokenizer};
 use serde_json::Value;
 
+use crate::convert::write_tokenizer;
 use crate::support::bitnet;
 use crate::tiny::{on_tiny, on_tiny_args, tiny, with_stdin};
 
@@ -78,6 +79,28 @@ fn the_text_is_llama_cpps() {
         number(&object["error"])
     );
     assert_eq!((ran.done(), &*ran.stderr), (&*expected, ""));
+}
+
+/// The last token of a chunk is predicted only, so that no session sees it.
+#[test]
+fn a_token_that_the_model_does_not_have_is_refused_wherever_it_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (model, file, text) = (at("model.gguf"), at("tokenizer.json"), at("text"));
+    bitnet(["synth", "--vocab", "260", &model]).done();
+    write_tokenizer(folder.path());
+    let mut object: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    (object["post_processor"], object["added_tokens"]) = (Value::Null, Value::Array(Vec::new()));
+    std::fs::write(&file, object.to_string()).unwrap();
+    std::fs::write(&text, "aaaaaa12aaaaaaaa").unwrap();
+
+    let loaded = Model::load(model.as_ref(), &LoadOptions::default()).unwrap();
+    let tokenizer = Tokenizer::for_model(loaded.gguf(), Some(file.as_ref()), None).unwrap().unwrap();
+    let ids = tokenizer.encode("aaaaaa12aaaaaaaa", tokenizer.adds_bos()).unwrap();
+    assert_eq!((ids.len(), ids[7], ids.iter().filter(|&&id| id >= 260).count()), (16, 260, 1), "{ids:?}");
+    let ran = bitnet(["perplexity", "-m", &model, "--tokenizer", &file, "-f", &text, "-c", "8"]);
+    let says = "token 260: expected an id below 260, the size of the vocabulary";
+    assert_eq!(ran.refused(2), says);
 }
 
 #[test]

@@ -45,15 +45,19 @@ fn a_file_that_appears_during_the_run_is_left_alone() {
 }
 
 /// Every way to name a file that is written, with a model or log that is not even looked for.
-fn writers(out: &str) -> [Vec<String>; 6] {
-    [
+fn writers(out: &str) -> Vec<Vec<String>> {
+    let mut writers = vec![
         words(&format!("quantize /nowhere.gguf {out} --type i2_s")),
         words(&format!("convert /nowhere {out}")),
         words(&format!("synth {out}")),
         words(&format!("bench -m /nowhere.gguf --receipt {out}")),
         words(&format!("eval -m /nowhere.gguf --data /nowhere.tsv --receipt {out}")),
         words(&format!("parity -m /nowhere.gguf --tokens 1 --record {out}")),
-    ]
+    ];
+    if cfg!(feature = "instrument") {
+        writers.push(words(&format!("profile -m /nowhere.gguf --tokens 1 --trace {out}")));
+    }
+    writers
 }
 
 #[test]
@@ -106,6 +110,34 @@ fn no_verb_writes_over_what_it_reads() {
     let ran = bitnet(["quantize", &model, &model, "--type", "tq1_0", "--force"]);
     assert!(ran.refused(2).contains("it is IN itself"), "{ran:?}");
     assert!(fs::read(&model).unwrap() == fs::read(tiny()).unwrap());
+    for (line, name) in [
+        ("bench -m model.gguf --receipt", "model.gguf"),
+        ("bench -m . --receipt", "config.json"),
+        ("bench -m model.gguf --tl-config tiles.ini --receipt", "tiles.ini"),
+        ("eval -m model.gguf --data q.tsv --receipt", "q.tsv"),
+        ("eval -m model.gguf --tokenizer tokens --data q.tsv --receipt", "tokens"),
+        ("parity -m model.gguf --tokens 1 --record", "model.gguf"),
+        ("parity -m model.gguf -f q.tsv --record", "q.tsv"),
+        ("quantize model.gguf --type tl1 --tl-config tiles.ini", "tiles.ini"),
+        ("profile -m model.gguf --tokens 1 --trace", "model.gguf"),
+        ("profile -m model.gguf -f q.tsv --trace", "q.tsv"),
+    ] {
+        if line.starts_with("profile") && !cfg!(feature = "instrument") {
+            continue;
+        }
+        let path = folder.path().join(name);
+        if !path.exists() {
+            fs::write(&path, "any").unwrap();
+        }
+        let before = fs::read(&path).unwrap();
+        let args = words(&format!("{line} ./{name} --force"));
+        let ran: Ran = command(&args).current_dir(folder.path()).output().unwrap().into();
+        assert!(
+            ran.refused(2).ends_with("it is a file that this run reads, which is left alone"),
+            "{args:?} {ran:?}"
+        );
+        assert!(fs::read(&path).unwrap() == before, "{args:?}");
+    }
     bitnet(["convert", dir, &model, "--force"]).done();
 }
 

@@ -45,7 +45,11 @@ fn the_table_has_a_line_for_every_operation() {
     let (_, table) = ran.stdout.split_once("\n\n").unwrap();
     let mut lines = table.lines();
     let head: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
-    assert_eq!(head, ["operation", "calls", "total", "ms", "own", "ms", "share", "MB", "GB/s", "GMAC/s"]);
+    let last = ["GB/s", "GMAC/s", "%", "of", "ceiling"];
+    assert_eq!(
+        head,
+        [&["operation", "calls", "total", "ms", "own", "ms", "share", "MB"][..], &last].concat()
+    );
     let operations: Vec<&str> = lines.map(|line| line.split_whitespace().next().unwrap()).collect();
     for operation in
         ["session::forward", "forward::attention", "model::matrix::product::matrix", "kernels::gemv_i2s"]
@@ -115,6 +119,12 @@ fn a_trace_beside_the_table_has_the_same_calls() {
     let spans = trace["traceEvents"].as_array().unwrap().iter().filter(|event| event["ph"] == "X");
     assert_eq!(spans.count() as u64, calls);
 
+    let again: Ran =
+        golden.verb("profile", &format!("--trace {}", path.display()), &[]).output().unwrap().into();
+    assert!(again.refused(2).ends_with("the file exists (--force overwrites it)"), "{again:?}");
+    profile(&golden, &format!("--force --trace {}", path.display())).unwrap();
     let ran: Ran = golden.verb("profile", "--trace /no/such/folder/t.json", &[]).output().unwrap().into();
-    assert!(ran.refused(1).starts_with("cannot create /no/such/folder/t.json: "), "{ran:?}");
+    assert!(ran.refused(2).ends_with("its folder does not exist"), "{ran:?}");
+    let ran: Ran = golden.verb("profile", "--force", &[]).output().unwrap().into();
+    assert_eq!(ran.refused(2), "--force: belongs to --trace; expected --trace FILE with it");
 }

@@ -66,6 +66,7 @@ pub struct Model {
     kernels: &'static Kernels,
     config: Config,
     weights: Weights,
+    placement: Placement,
     screen: OnceLock<Option<Screen>>,
 }
 
@@ -88,8 +89,8 @@ impl Model {
         let mut config = Config::from_gguf(&gguf)?;
         let mut weights = Weights::from_gguf(&gguf, kernels, &options.reading, &mut config)?;
         let mapped = options.access == Access::Map;
-        weights.place(options.placement, mapped, options.n_threads, kernels)?;
-        Ok(Model { gguf, kernels, config, weights, screen: OnceLock::new() })
+        let placement = weights.place(options.placement, mapped, options.n_threads, kernels)?;
+        Ok(Model { gguf, kernels, config, weights, placement, screen: OnceLock::new() })
     }
 
     /// The open file.
@@ -119,6 +120,12 @@ impl Model {
     #[must_use]
     pub fn weights(&self) -> &Weights {
         &self.weights
+    }
+
+    /// Where the ternary weights are; never [`Placement::Auto`], but what it chose.
+    #[must_use]
+    pub fn placement(&self) -> Placement {
+        self.placement
     }
 
     /// The screen of the output head, made by the first session that wants one; `None` if this head has none.

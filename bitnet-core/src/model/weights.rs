@@ -112,18 +112,19 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Puts the ternary matrices where `placement` says, and then traces which kernel each matrix has.
+    /// Puts the ternary matrices where `placement` says, traces which kernel each matrix then has, and returns where they
+    /// are.
     pub(super) fn place(
         &mut self,
         placement: Placement,
         mapped: bool,
         n_threads: Option<usize>,
         kernels: &Kernels,
-    ) -> Result<()> {
-        place(self.ternary_mut(), placement, mapped, n_threads, kernels)?;
+    ) -> Result<Placement> {
+        let placed = place(self.ternary_mut(), placement, mapped, n_threads, kernels)?;
         let layers = self.layers.iter().flat_map(Layer::matrices);
         layers.chain(Some(&self.token_embd)).chain(&self.output).for_each(Matrix::announce);
-        Ok(())
+        Ok(placed)
     }
 
     /// The ternary matrices.

@@ -1,7 +1,7 @@
 //! The trace file: Chrome's JSON array of complete events, which Perfetto opens.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -10,34 +10,53 @@ use super::packed::{Kept, Read};
 use super::span::{self, Site};
 use super::{clock, lane::MAX_CHUNKS};
 use crate::error::{Error, Result};
+use crate::gguf::{Target, replace_file};
 
-/// The file being recorded for.
-static TARGET: Mutex<Option<(PathBuf, File)>> = Mutex::new(None);
+/// How a trace begins.
+const HEAD: &str = "{\"displayTimeUnit\":\"ns\",\"otherData\":{\"dropped_spans\":\"";
 
-fn target() -> MutexGuard<'static, Option<(PathBuf, File)>> {
+/// Where the trace is to go, and whether a file there gives way; if that is not said, an earlier trace does.
+static TARGET: Mutex<Option<(PathBuf, Option<bool>)>> = Mutex::new(None);
+
+fn target() -> MutexGuard<'static, Option<(PathBuf, Option<bool>)>> {
     TARGET.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Creates the file.
-pub(super) fn open(path: &Path) -> Result<()> {
+/// Takes a place for the trace. What can be known of it now is refused now.
+pub(super) fn open(path: &Path, replace: Option<bool>) -> Result<()> {
     let mut target = target();
+    let refused = |reason| Err(Error::Invalid { what: format!("trace file {}", path.display()), reason });
     if let Some((first, _)) = &*target {
-        let reason = format!("spans are already recorded for {}", first.display());
-        return Err(Error::Invalid { what: format!("trace file {}", path.display()), reason });
+        return refused(format!("spans are already recorded for {}", first.display()));
     }
+    if path.symlink_metadata().is_ok() && !replace.unwrap_or_else(|| gives_way(path)) {
+        let what = if replace.is_none() { "a file that is no trace" } else { "the file" };
+        return refused(format!("{what} exists, and is left alone"));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let io = |source| Error::Io { path: path.to_owned(), action: "create", source };
-    *target = Some((path.to_owned(), File::create(path).map_err(io)?));
+    folder.metadata().map_err(io)?;
+    *target = Some((path.to_owned(), replace));
     Ok(())
+}
+
+/// Whether the file at `path` is empty or an earlier trace. Neither a pipe nor a device is.
+fn gives_way(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let mut read = || File::open(path)?.take(HEAD.len() as u64).read_to_end(&mut head);
+    path.is_file() && read().is_ok() && (head.is_empty() || head == HEAD.as_bytes())
 }
 
 /// Writes what all threads recorded, and says so on stderr.
 pub(super) fn close() -> Result<()> {
-    let Some((path, file)) = target().take() else { return Ok(()) };
-    let dropped = lane::dropped();
-    let mut out = BufWriter::new(file);
-    let written = write(&mut out, &lane::lanes(), &span::sites(), clock::ticks() - clock::zero(), dropped);
-    let io = |source| Error::Io { path: path.clone(), action: "write", source };
-    let n = written.and_then(|n| out.flush().map(|()| n)).map_err(io)?;
+    let Some((path, replace)) = target().take() else { return Ok(()) };
+    let (dropped, mut n) = (lane::dropped(), 0);
+    let replace = replace.unwrap_or_else(|| gives_way(&path));
+    replace_file(Target { path: &path, replace }, |out| {
+        let written = write(out, &lane::lanes(), &span::sites(), clock::ticks() - clock::zero(), dropped);
+        n = written.map_err(|source| Error::Io { path: path.clone(), action: "write", source })?;
+        Ok(())
+    })?;
     let full = match dropped {
         0 => String::new(),
         _ => format!(", {dropped} dropped: a trace holds at most {} MiB", MAX_CHUNKS / 16),
@@ -57,10 +76,7 @@ fn write(
     dropped: u64,
 ) -> io::Result<u64> {
     let mut n = 0;
-    write!(
-        out,
-        "{{\"displayTimeUnit\":\"ns\",\"otherData\":{{\"dropped_spans\":\"{dropped}\"}},\"traceEvents\":["
-    )?;
+    write!(out, "{HEAD}{dropped}\"}},\"traceEvents\":[")?;
     write!(
         out,
         "\n{{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":1,\"tid\":0,\"args\":{{\"name\":\"bitnet\"}}}}"

@@ -2,11 +2,11 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::path::Path;
 use std::sync::Once;
 
 use super::{FILE, PARITY, QUANT, Row, TIMING, environment};
 use crate::error::{Error, Result};
+use crate::gguf::Target;
 
 /// Says once on stderr if a trace switch is set, since this build cannot obey it, and goes on.
 ///
@@ -56,8 +56,8 @@ pub fn profile() -> Result<()> {
 ///
 /// # Errors
 /// Always in this build, naming the command that makes the other.
-pub fn record_to(path: &Path) -> Result<()> {
-    Err(not_in_this_build(&format!("trace file {}", path.display())))
+pub fn record_to<'a>(target: impl Into<Target<'a>>) -> Result<()> {
+    Err(not_in_this_build(&format!("trace file {}", target.into().path.display())))
 }
 
 /// What was counted since [`profile`]: nothing in this build.
@@ -83,6 +83,8 @@ pub const fn parity_on() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn with(set: &[(&str, &str)]) -> Option<String> {

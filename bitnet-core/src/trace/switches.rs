@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::{FILE, PARITY, QUANT, TIMING, chrome, clock, environment, lane};
 use crate::error::{Error, Result};
+use crate::gguf::Target;
 
 /// The bits of [`ON`].
 pub(super) const PARITY_BIT: u8 = 1;
@@ -56,7 +57,8 @@ pub fn detail_on() -> bool {
 /// Reads the environment. To be called once, before the first model is loaded; later calls change nothing.
 ///
 /// # Errors
-/// If a switch has a value that is not accepted, or the trace file cannot be created.
+/// If a switch has a value that is not accepted, or the trace file cannot be created, also since there is a file that is
+/// no trace.
 pub fn init() -> Result<()> {
     static DONE: Mutex<bool> = Mutex::new(false);
     let mut done = DONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -65,7 +67,7 @@ pub fn init() -> Result<()> {
     }
     let bits = parse(environment)?;
     if let Some(path) = environment(FILE).filter(|path| !path.is_empty()) {
-        record_to(Path::new(&path))?;
+        record(Path::new(&path), None)?;
     }
     turn_on(bits);
     *done = true;
@@ -105,14 +107,20 @@ pub fn profile() -> Result<()> {
     Ok(())
 }
 
-/// Records every span for a Chrome trace file, as `BITNET_TRACE_FILE` does. The file is created now, so that a
-/// path that cannot be written is known before the work, and filled by [`finish`].
+/// Records every span for a Chrome trace file, as `BITNET_TRACE_FILE` does; but that replaces an earlier trace, and
+/// nothing else. [`finish`] writes the file, whole or not at all.
 ///
 /// # Errors
-/// If the file cannot be created, or there is one already.
-pub fn record_to(path: &Path) -> Result<()> {
+/// If the file's place is taken, its folder does not exist, or spans are already recorded for another.
+pub fn record_to<'a>(target: impl Into<Target<'a>>) -> Result<()> {
+    let Target { path, replace } = target.into();
+    record(path, Some(replace))
+}
+
+/// The same; what `replace` does not say, the file at `path` does.
+fn record(path: &Path, replace: Option<bool>) -> Result<()> {
     clock::calibrate();
-    chrome::open(path)?;
+    chrome::open(path, replace)?;
     lane::prepare();
     turn_on(FILE_BIT);
     Ok(())

@@ -15,11 +15,22 @@ const MEMORY_BOUND: u64 = 128 << 20;
 
 /// What a number of threads could do at most, per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Ceiling {
+pub(in crate::cmd) struct Ceiling {
     /// Bytes read from memory.
-    pub(super) bytes: f64,
+    pub(in crate::cmd) bytes: f64,
     /// Multiply-adds of int8.
-    pub(super) macs: f64,
+    pub(in crate::cmd) macs: f64,
+}
+
+impl Ceiling {
+    /// Probes, if a token goes through enough bytes to be bound by memory.
+    pub(in crate::cmd) fn probe(n_threads: usize, bytes_per_token: u64) -> Result<Option<Self>, Failure> {
+        if bytes_per_token < MEMORY_BOUND {
+            return Ok(None);
+        }
+        let (bytes, macs) = (probe::read_bandwidth(n_threads)?, probe::multiply_rate(n_threads)?);
+        Ok(Some(Ceiling { bytes, macs }))
+    }
 }
 
 /// Ceilings by thread count; none of a model that is not bound by them.
@@ -27,18 +38,16 @@ pub(super) struct Ceiling {
 pub(super) struct Ceilings(BTreeMap<usize, Ceiling>);
 
 impl Ceilings {
-    /// Probes for every thread count of `rows`, if a token goes through enough bytes to be bound by memory.
+    /// Probes for every thread count of `rows`: see [`Ceiling::probe`].
     pub(super) fn probe(&mut self, rows: &[Row], bytes_per_token: u64) -> Result<(), Failure> {
-        if bytes_per_token < MEMORY_BOUND {
-            return Ok(());
-        }
         let mut counts: Vec<usize> = rows.iter().map(|row| row.n_threads).collect();
         counts.sort_unstable();
         counts.dedup();
         for n_threads in counts {
+            let Some(found) = Ceiling::probe(n_threads, bytes_per_token)? else { continue };
             let known = self.0.entry(n_threads).or_default();
-            known.bytes = known.bytes.max(probe::read_bandwidth(n_threads)?);
-            known.macs = known.macs.max(probe::multiply_rate(n_threads)?);
+            known.bytes = known.bytes.max(found.bytes);
+            known.macs = known.macs.max(found.macs);
         }
         Ok(())
     }

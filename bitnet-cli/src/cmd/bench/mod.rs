@@ -3,7 +3,7 @@
 //! Each repetition runs every row once, so that a slow minute of the machine hurts all rows alike; the first
 //! repetition warms up and is not counted.
 
-mod ceiling;
+pub(super) mod ceiling;
 mod print;
 mod row;
 mod scratch;
@@ -22,9 +22,9 @@ use serde_json::{Value, json};
 use self::ceiling::Ceilings;
 use self::row::{Load, Row, Subject, Test};
 use self::scratch::Scratch;
-use super::load::{identity, load_demo, load_model, session_options};
+use super::load::{self, identity, load_demo, load_model, session_options};
 use super::synth;
-use crate::args::{BenchArgs, Source};
+use crate::args::{BenchArgs, Source, word_of};
 use crate::exit::Failure;
 use crate::interrupt;
 use crate::output::{Output, note};
@@ -33,7 +33,8 @@ use crate::receipt::{Receipt, cpu_model};
 
 /// Measures, prints the rows, writes the receipt.
 pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
-    let receipt = args.receipt.as_deref().map(|path| Receipt::begin(path, args.force)).transpose()?;
+    let reads = || read_by(args);
+    let receipt = args.receipt.as_deref().map(|path| Receipt::begin(path, args.force, reads)).transpose()?;
     interrupt::watch();
     let file = ModelFile::of(&args.source, args.quiet)?;
     // Hashing reads the whole file: a model that comes from a disk is in memory before the first sample.
@@ -50,6 +51,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         model_bytes: model.gguf().file_len(),
         isa: model.kernels().isa().name().to_owned(),
         kernels: model.kernels().name(),
+        weights: word_of(model.placement()),
         n_batch: args.model.n_batch.unwrap_or(DEFAULT_BATCH),
         cpu: cpu_model(),
         head: if args.head == WantedLogits::All { "full" } else { "screened" },
@@ -78,11 +80,18 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
         receipt.set("synthetic", synthetic(&args.source));
         receipt.set("isa", subject.isa.clone().into());
         receipt.set("kernels", subject.kernels.into());
+        receipt.set("weights", subject.weights.into());
         receipt.set("threads", rows.iter().map(|row| row.n_threads).collect::<Vec<_>>().into());
         receipt.set("rows", Value::from_iter(rows.iter().map(|row| row.json(&subject))));
         receipt.write()?; // also if stdout took nothing: what was measured is kept
     }
     told
+}
+
+/// The files of this run, which no receipt replaces.
+fn read_by(args: &BenchArgs) -> Vec<PathBuf> {
+    let model = if let Source::File(path) = &args.source { Some(&**path) } else { None };
+    load::files(model, &args.model)
 }
 
 /// Decodes one token, and says what it took to get there, and how many bytes of weights were read for it.

@@ -45,6 +45,8 @@ pub(super) struct Subject {
     pub(super) isa: String,
     /// Which of the instruction set's tables.
     pub(super) kernels: &'static str,
+    /// Where the ternary weights are, in the words of `--weights`: of `auto`, what it chose.
+    pub(super) weights: &'static str,
     pub(super) n_batch: usize,
     pub(super) cpu: String,
     /// `screened` or `full`.
@@ -171,6 +173,7 @@ impl Row {
             "max_ts": speed.max,
             "isa": subject.isa,
             "kernels": subject.kernels,
+            "weights": subject.weights,
             "head": subject.head,
             "head_rows_refined_per_token": self.sifted_per_token().map(|(refined, _)| refined),
             "head_rows_evaluated_per_token": self.sifted_per_token().map(|(_, evaluated)| evaluated),
@@ -221,6 +224,7 @@ pub(super) mod tests {
             model_bytes: 1 << 20,
             isa: "scalar".into(),
             kernels: "scalar",
+            weights: "map",
             n_batch: 512,
             cpu: "a cpu".into(),
             head: "screened",

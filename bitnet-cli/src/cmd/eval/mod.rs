@@ -2,7 +2,8 @@
 
 mod question;
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use bitnet_core::model::WantedLogits;
 use bitnet_core::{Error, Sampler, SamplerOptions, Session, TokenId, Tokenizer};
@@ -11,24 +12,25 @@ use sha2::{Digest, Sha256};
 
 use self::question::Question;
 use super::generate::Voice;
-use super::load::{Loaded, identity, load, session_options};
+use super::load::{self, Loaded, identity, load, session_options};
 use crate::args::EvalArgs;
 use crate::exit::{Failure, complain};
 use crate::interrupt;
-use crate::output::{Output, escaped};
+use crate::output::{Output, cell, escaped};
 use crate::progress::Progress;
-use crate::receipt::{Receipt, file_identity};
+use crate::receipt::{self, Receipt};
 
 /// The task that is all tasks together.
 const TOTAL: &str = "total";
 
 /// Asks every question, prints the scores, and fails if one is too low.
 pub(crate) fn eval(args: &EvalArgs) -> Result<(), Failure> {
-    let receipt = args.receipt.as_deref().map(|path| Receipt::begin(path, args.force)).transpose()?;
-    let questions = question::read(&args.data)?;
+    let reads = || read_by(args);
+    let receipt = args.receipt.as_deref().map(|path| Receipt::begin(path, args.force, reads)).transpose()?;
+    let (questions, data) = questions(args)?;
     let mut scores = Scores::of(&questions);
     if let Some((task, _)) = args.least.iter().find(|(task, _)| scores.find(task).is_none()) {
-        let known: Vec<&str> = scores.0.iter().map(|score| &*score.task).collect();
+        let known: Vec<&str> = scores.list.iter().map(|score| &*score.task).collect();
         let what = format!("--min {}", task.escape_debug());
         return Err(Failure::misuse(&what, &format!("no such task; expected one of {}", known.join(", "))));
     }
@@ -81,7 +83,7 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<(), Failure> {
     if let Some(mut receipt) = receipt {
         receipt.set("kind", "eval".into());
         receipt.set("model", identity(args.model.model.as_deref())?);
-        receipt.set("data", data_identity(&args.data)?);
+        receipt.set("data", data);
         receipt.set("isa", model.kernels().isa().name().into());
         receipt.set("threads", examinee.session.n_threads().into());
         receipt.set("scores", scores.json(&args.least));
@@ -93,9 +95,19 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<(), Failure> {
     scores.check(&args.least)
 }
 
-/// The questions as a receipt names them; null if they came from a pipe.
-fn data_identity(path: &Path) -> Result<Value, Failure> {
-    if path.as_os_str() == "-" { Ok(Value::Null) } else { file_identity(path) }
+/// The files of this run, which no receipt replaces.
+fn read_by(args: &EvalArgs) -> Vec<PathBuf> {
+    let mut files = load::files(args.model.model.as_deref(), &args.model);
+    files.push(args.data.clone());
+    files
+}
+
+/// The questions, and what a receipt says of them: of the bytes that were read, since a pipe is read once.
+fn questions(args: &EvalArgs) -> Result<(Vec<Question>, Value), Failure> {
+    let bytes = question::read(&args.data)?;
+    let questions = question::parse(&args.data, &bytes)?;
+    let named = args.receipt.is_some().then(|| receipt::identity(&args.data, &*bytes)).transpose()?;
+    Ok((questions, named.unwrap_or_default()))
 }
 
 /// What is wrong with a question, by its place in the file, which the engine does not know.
@@ -186,35 +198,43 @@ impl Score {
 }
 
 /// Tasks in the order of the file, then all of them.
-struct Scores(Vec<Score>);
+#[derive(Default)]
+struct Scores {
+    list: Vec<Score>,
+    /// Each task's place among them.
+    places: HashMap<String, usize>,
+}
 
 impl Scores {
     /// Every task with nothing asked yet.
     fn of(questions: &[Question]) -> Self {
-        let mut scores = Scores(Vec::new());
+        let Scores { mut list, mut places } = Scores::default();
         for task in questions.iter().map(|question| &*question.task).chain([TOTAL]) {
-            if scores.find(task).is_none() {
-                scores.0.push(Score { task: task.to_owned(), n_right: 0, n_asked: 0 });
+            if !places.contains_key(task) {
+                places.insert(task.to_owned(), list.len());
+                list.push(Score { task: task.to_owned(), n_right: 0, n_asked: 0 });
             }
         }
-        scores
+        Scores { list, places }
     }
 
     fn find(&self, task: &str) -> Option<&Score> {
-        self.0.iter().find(|score| score.task == task)
+        self.places.get(task).map(|&place| &self.list[place])
     }
 
+    /// Counts a question of `task`, which is one of those that all were made of.
     fn count(&mut self, task: &str, right: bool) {
-        for score in self.0.iter_mut().filter(|score| score.task == task || score.task == TOTAL) {
+        for task in [task, TOTAL].into_iter().take(if task == TOTAL { 1 } else { 2 }) {
+            let score = &mut self.list[self.places[task]];
             score.n_asked += 1;
             score.n_right += usize::from(right);
         }
     }
 
     fn table(&self) -> String {
-        let names: Vec<String> = self.0.iter().map(|score| escaped(&score.task)).collect();
+        let names: Vec<String> = self.list.iter().map(|score| cell(escaped(&score.task))).collect();
         let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
-        let lines = self.0.iter().zip(&names).map(|(score, task)| {
+        let lines = self.list.iter().zip(&names).map(|(score, task)| {
             let Score { n_right, n_asked, .. } = score;
             format!("{task:width$}  {n_right:>7} of {n_asked:<7} {:6.2} %\n", score.percent())
         });
@@ -222,7 +242,7 @@ impl Scores {
     }
 
     fn json(&self, least: &[(String, f64)]) -> Value {
-        Value::from_iter(self.0.iter().map(|score| {
+        Value::from_iter(self.list.iter().map(|score| {
             let least = least.iter().filter(|(task, _)| *task == score.task).map(|(_, percent)| *percent);
             json!({
                 "task": score.task,
@@ -273,6 +293,23 @@ mod tests {
         assert_eq!(lines[0], ["b", "2", "of", "2", "100.00", "%"]);
         assert_eq!(lines[1], ["a", "0", "of", "1", "0.00", "%"]);
         assert_eq!(lines[2], ["total", "2", "of", "3", "66.67", "%"]);
+    }
+
+    #[test]
+    fn a_task_may_be_called_total_or_have_a_name_longer_than_a_line() {
+        let ask = |task: &str| Question {
+            line: 1,
+            task: task.into(),
+            prompt: String::new(),
+            answer: String::new(),
+        };
+        let long = "x".repeat(70_000);
+        let mut scores = Scores::of(&[ask(TOTAL), ask(&long)]);
+        scores.count(TOTAL, true);
+        scores.count(&long, false);
+        let counts: Vec<_> = scores.list.iter().map(|score| (score.n_right, score.n_asked)).collect();
+        assert_eq!(counts, [(1, 2), (0, 1)]);
+        assert!(scores.table().lines().all(|line| line.len() < 200));
     }
 
     #[test]

@@ -21,8 +21,8 @@ pub(super) struct Question {
     pub(super) answer: String,
 }
 
-/// Every question at `path`, `-` being stdin.
-pub(super) fn read(path: &Path) -> Result<Vec<Question>, Failure> {
+/// The file of questions at `path`, `-` being stdin.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let io = |action| move |source| Error::Io { path: path.to_owned(), action, source };
     let mut bytes = Vec::new();
     let got = if path.as_os_str() == "-" {
@@ -31,14 +31,22 @@ pub(super) fn read(path: &Path) -> Result<Vec<Question>, Failure> {
         File::open(path).map_err(io("open"))?.take(MAX_BYTES + 1).read_to_end(&mut bytes)
     };
     got.map_err(io("read"))?;
-    let what = format!("--data {}", path.display());
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(Failure::misuse(&what, &format!("expected at most {} MiB", MAX_BYTES >> 20)));
+        return Err(refused(path, &format!("expected at most {} MiB", MAX_BYTES >> 20)));
     }
-    parse(&bytes).map_err(|reason| Failure::misuse(&what, &reason))
+    Ok(bytes)
 }
 
-fn parse(bytes: &[u8]) -> Result<Vec<Question>, String> {
+/// Every question in `bytes`, which were read from `path`.
+pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Question>, Failure> {
+    lines(bytes).map_err(|reason| refused(path, &reason))
+}
+
+fn refused(path: &Path, reason: &str) -> Failure {
+    Failure::misuse(&format!("--data {}", path.display()), reason)
+}
+
+fn lines(bytes: &[u8]) -> Result<Vec<Question>, String> {
     let mut questions = Vec::new();
     for (i, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -92,7 +100,7 @@ mod tests {
 
     #[test]
     fn fields_are_read_back_as_they_were() {
-        let questions = parse(b"sum\t1+1=\t2\n\r\n a\\tb\t\\\\n\\n\t\r\nlast\t\tx").unwrap();
+        let questions = lines(b"sum\t1+1=\t2\n\r\n a\\tb\t\\\\n\\n\t\r\nlast\t\tx").unwrap();
         assert_eq!(
             questions,
             [
@@ -113,7 +121,7 @@ mod tests {
             (b"\n\na\t\xff\tb", "line 3: expected UTF-8 text"),
             (b"\n", "expected at least one question"),
         ] {
-            assert_eq!(parse(bytes).unwrap_err(), says);
+            assert_eq!(lines(bytes).unwrap_err(), says);
         }
     }
 }

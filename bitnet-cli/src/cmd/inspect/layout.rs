@@ -127,7 +127,7 @@ impl LayoutTest {
                 |order: usize| self.orders[order].1.as_ref().map_or("-".into(), |l| format!("{:.3}", l[i]));
             rows.push([text.name.to_owned(), cell(0), cell(1)]);
         }
-        columns(out, &rows, "<>>");
+        columns(out, rows, "<>>");
         out.push_str(&match self.plausible() {
             Some((I2sLayout::A, text)) => format!("order a is plausible, by the {text}: the usual one\n"),
             Some((I2sLayout::B, text)) => {

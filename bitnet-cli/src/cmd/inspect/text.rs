@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::show::{bytes, escaped, line, type_name};
 use super::{Needs, Report, Total};
+use crate::output::cell;
 
 /// The whole answer, the same every time.
 pub(super) fn text(report: &Report<'_>) -> String {
@@ -42,7 +43,7 @@ fn metadata(out: &mut String, report: &Report<'_>) {
         .map(|(key, value)| [escaped(key.as_bytes()), type_name(&value), line(&value)])
         .collect();
     let _ = writeln!(out, "\nmetadata: {}", count(rows.len() as u64, "key"));
-    columns(out, &rows, "<<<");
+    columns(out, rows, "<<<");
 }
 
 fn tensors(out: &mut String, report: &Report<'_>) {
@@ -63,7 +64,7 @@ fn tensors(out: &mut String, report: &Report<'_>) {
         })
         .collect();
     let _ = writeln!(out, "\n{}: type, shape, bytes, kernel on this CPU", count(rows.len() as u64, "tensor"));
-    columns(out, &rows, "<<<><");
+    columns(out, rows, "<<<><");
 }
 
 fn totals(out: &mut String, report: &Report<'_>) {
@@ -73,7 +74,7 @@ fn totals(out: &mut String, report: &Report<'_>) {
     let mut rows: Vec<[String; 4]> = report.totals.iter().map(|(name, total)| row(name, total)).collect();
     rows.push(row("all", &report.all));
     let _ = writeln!(out, "\ntotals:");
-    columns(out, &rows, "<>>>");
+    columns(out, rows, "<>>>");
     let _ = writeln!(out, "\nread per generated token: {}", bytes(report.bytes_per_token));
     let _ = match &report.needs {
         Ok(Needs { n_ctx, kv_cache_bytes: Some(cache) }) => {
@@ -89,16 +90,18 @@ fn totals(out: &mut String, report: &Report<'_>) {
     };
 }
 
-/// Rows in columns as wide as their widest cell; `<` and `>` in `align` say to which side. The last column of
-/// the left kind is not padded.
-pub(super) fn columns<const N: usize>(out: &mut String, rows: &[[String; N]], align: &str) {
+/// Rows in columns as wide as their widest cell; `<` and `>` in `align` say to which side. A cell too long
+/// for a line is cut, but not in a last column of the left kind, which is not padded.
+pub(super) fn columns<const N: usize>(out: &mut String, mut rows: Vec<[String; N]>, align: &str) {
+    let padded = N - usize::from(align.ends_with('<'));
     let mut widths = [0; N];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+    for row in &mut rows {
+        for (width, text) in widths.iter_mut().zip(row).take(padded) {
+            *text = cell(std::mem::take(text));
+            *width = (*width).max(text.chars().count());
         }
     }
-    for row in rows {
+    for row in &rows {
         let mut line = String::new();
         for ((cell, width), side) in row.iter().zip(widths).zip(align.chars()) {
             let _ =

@@ -43,7 +43,7 @@ impl<'a> Verified<'a> {
     pub(super) fn text(&self, out: &mut String) {
         out.push_str("\nternary weights: type, how many are -1, 0 and +1, zeros among them, scale\n");
         let rows: Vec<[String; 7]> = self.0.iter().map(|(info, counted)| row(info, counted)).collect();
-        columns(out, &rows, "<<>>>><");
+        columns(out, rows, "<<>>>><");
         let (n, bad) = (self.0.len() as u64, self.0.iter().filter(|(_, counted)| counted.is_err()).count());
         out.push_str(&match (n, bad) {
             (0, _) => "no tensor is ternary\n".to_owned(),

@@ -75,7 +75,8 @@ impl Place {
 }
 
 /// Puts the ternary matrices among `matrices` where `placement` says, and gives the file's pages back. A matrix whose
-/// input is mostly zeros also gets a copy by columns.
+/// input is mostly zeros also gets a copy by columns. Returns what became of `Auto`, or of another that needed more memory
+/// than there is.
 ///
 /// `Auto` copies nothing if a cache holds all weights, if the file is not `mapped`, or outside Linux; otherwise it
 /// measures which packing `n_threads` threads multiply faster here. Without memory for copies, nothing changes.
@@ -88,12 +89,12 @@ pub(in crate::model) fn place<'a>(
     mapped: bool,
     n_threads: Option<usize>,
     kernels: &Kernels,
-) -> Result<()> {
+) -> Result<Placement> {
     let mut matrices: Vec<&mut Matrix> =
         matrices.filter(|m| matches!(m.format, Format::Ternary { scale: Scale::One(_), .. })).collect();
     let sample = sample(&matrices).filter(|_| mapped && cfg!(target_os = "linux"));
     if placement == Placement::Map || placement == Placement::Auto && sample.is_none() {
-        return Ok(());
+        return Ok(Placement::Map);
     }
     let team = Team::new(n_threads)?;
     let packing = match (placement, sample) {
@@ -102,9 +103,13 @@ pub(in crate::model) fn place<'a>(
         _ => Packing::Four,
     };
     put_columns(&mut matrices, &team, kernels); // first, while the weights are still four to a byte
-    put(&mut matrices, packing, &team, kernels);
+    let placed = put(&mut matrices, packing, &team, kernels);
     matrices.iter_mut().filter(|m| m.columns.is_some()).for_each(|m| m.kernel.push_str("+columns"));
-    Ok(())
+    Ok(match packing {
+        _ if !placed => Placement::Map,
+        Packing::Five => Placement::Tri5,
+        Packing::Four | Packing::Columns => Placement::Copy,
+    })
 }
 
 /// How many of the first matrices are more than a cache holds; `None` if all of them together are not.
@@ -167,12 +172,13 @@ fn put_columns(matrices: &mut [&mut Matrix], team: &Team, kernels: &Kernels) {
     }
 }
 
-/// Copies all of `matrices`, but for those that were repacked at load to the same packing: they stay where they are.
-fn put(matrices: &mut [&mut Matrix], packing: Packing, team: &Team, kernels: &Kernels) {
+/// Copies all of `matrices`, if there is memory for them, but for those that were repacked at load to the same packing: they
+/// stay where they are.
+fn put(matrices: &mut [&mut Matrix], packing: Packing, team: &Team, kernels: &Kernels) -> bool {
     let mut matrices: Vec<&mut &mut Matrix> =
         matrices.iter_mut().filter(|m| packing == Packing::Five || m.codes.repacked.is_none()).collect();
     let views: Vec<&Matrix> = matrices.iter().map(|m| &***m).collect();
-    let Some(places) = packed(&views, packing, team, kernels) else { return };
+    let Some(places) = packed(&views, packing, team, kernels) else { return false };
     for (m, place) in matrices.iter_mut().zip(places) {
         m.place = Some(place);
         m.codes.repacked = None;
@@ -181,6 +187,7 @@ fn put(matrices: &mut [&mut Matrix], packing: Packing, team: &Team, kernels: &Ke
             kernels.tri5_name().clone_into(&mut m.kernel);
         }
     }
+    true
 }
 
 /// Copies of `matrices` in this packing, one after the other; `None` if there is no memory for them.
@@ -251,8 +258,10 @@ mod tests {
         let load =
             |placement| Model::load(&path, &LoadOptions { placement, ..LoadOptions::default() }).unwrap();
         let file = load(Placement::Map);
+        assert_eq!([file.placement(), load(Placement::Auto).placement()], [Placement::Map; 2], "it is small");
         for placement in [Placement::Copy, Placement::Tri5] {
             let model = load(placement);
+            assert_eq!(model.placement(), placement);
             let pairs = file.weights().matrices().zip(model.weights().matrices());
             let mut n = 0;
             for (a, b) in pairs.filter(|(a, _)| matches!(a.format(), Format::Ternary { .. })) {
