@@ -114,6 +114,26 @@ fn what_cannot_matter_is_skipped_and_changes_nothing() {
     assert!(skipped[2] > 0, "{skipped:?}");
 }
 
+/// A file may align its tensors to a single byte: the values are the same, and so are the rules they are multiplied by.
+#[test]
+fn values_at_odd_addresses_give_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = synthesized(&folder, SynthShape::Small, "bitnet-b1.58");
+    let expected = logits(&load(&path, Isa::Scalar), 5, 1, 5);
+    let file = std::fs::read(&path).unwrap();
+    let mut shifted = vec![0; file.len() + 64];
+    let odd = (64 - shifted.as_ptr().addr() % 64) % 64 + 1;
+    shifted[odd..odd + file.len()].copy_from_slice(&file);
+    let shifted: &'static [u8] = Vec::leak(shifted);
+    for isa in Isa::available() {
+        let gguf = Gguf::from_static("shifted", &shifted[odd..odd + file.len()]).unwrap();
+        let model =
+            Model::from_gguf(gguf, &LoadOptions { isa: Some(isa), ..LoadOptions::default() }).unwrap();
+        let found = logits(&model, 5, 2, 3);
+        assert!(found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{isa}");
+    }
+}
+
 /// Logits of every position, `[n_tokens, N_VOCAB]`.
 fn logits(model: &Model, n_tokens: usize, n_threads: usize, n_batch: usize) -> Vec<f32> {
     let options =

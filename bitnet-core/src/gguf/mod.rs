@@ -85,7 +85,7 @@ impl Gguf {
     /// A model that is part of the program: `bytes` are a whole GGUF file, `name` stands for its path in messages.
     ///
     /// It is checked like any file. Wide types are used in place if `bytes` start at a multiple of the file's
-    /// alignment (an array in a `#[repr(align(64))]` struct does); else their values are converted one by one.
+    /// alignment (an array in a `#[repr(align(64))]` struct does); else their values are copied at load.
     ///
     /// # Errors
     /// If the bytes are not a sound GGUF file, or are the first of several shards.

@@ -70,7 +70,7 @@ enum Packed<'a> {
     Five(Tri5<'a>),
 }
 
-/// What repacking made of a ternary matrix.
+/// What was made at load of a tensor that kernels cannot read where the file has it.
 #[derive(Debug, Default)]
 struct Codes {
     /// `[rows, cols / 4]` bytes in the order kernels read, `cols` padded to whole blocks; `None` where the file's bytes
@@ -78,6 +78,8 @@ struct Codes {
     repacked: Option<Vec<u8>>,
     /// `[rows]` or `[rows, n]`, as [`Scale`] says.
     scales: Vec<f32>,
+    /// `[rows, cols]` values that the file has at an odd address; `None` where it has them at an even one.
+    halves: Option<Vec<f16>>,
 }
 
 /// How a matrix is stored, and so which kernel multiplies it.
@@ -280,7 +282,7 @@ impl Matrix {
     }
 
     fn halves(&self) -> &[f16] {
-        bytemuck::cast_slice(self.bytes())
+        self.codes.halves.as_deref().unwrap_or_else(|| bytemuck::cast_slice(self.bytes()))
     }
 
     /// Row `r` as f32.

@@ -7,6 +7,7 @@ use super::{Codes, Format, Scale};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, Tensor, TensorInfo, TensorType};
 use crate::kernels::Kernels;
+use crate::pages::zeros;
 use crate::quant::codes::CodeError;
 use crate::quant::dense::DenseType;
 use crate::quant::i2s::{self, Flavour};
@@ -28,11 +29,25 @@ pub(super) fn matrix<'a>(
         return Ok((tensor, format, codes));
     }
     let format = match DenseType::of(ty) {
-        Some(DenseType::F16) if bytemuck::try_cast_slice::<u8, f16>(tensor.bytes).is_ok() => Format::F16,
+        Some(DenseType::F16) => {
+            let halves = aligned(tensor.bytes)
+                .ok_or_else(|| Error::no_memory(gguf.path(), &format!("tensor {name}")))?;
+            return Ok((tensor, Format::F16, Codes { halves, ..Codes::default() }));
+        }
         Some(dense) => Format::Dense(dense),
         None => return Err(not_run(gguf, tensor.info)),
     };
     Ok((tensor, format, Codes::default()))
+}
+
+/// A copy of f16 values at an odd address, where a file's alignment is 1; `Some(None)` of others, `None` without memory.
+fn aligned(bytes: &[u8]) -> Option<Option<Vec<f16>>> {
+    if bytemuck::try_cast_slice::<u8, f16>(bytes).is_ok() {
+        return Some(None);
+    }
+    let mut halves = zeros::<f16>(bytes.len() / 2)?;
+    bytemuck::cast_slice_mut(&mut halves).copy_from_slice(bytes);
+    Some(Some(halves))
 }
 
 /// The refusal of a tensor for its type.
@@ -112,7 +127,7 @@ fn ternary(
         Scales::Blocks(scales) => (Scale::Blocks, scales),
     };
     let name = format_name(tensor.info.ty, packing, cols);
-    Ok((Format::Ternary { name, scale }, Codes { repacked: Some(repacked.codes), scales }))
+    Ok((Format::Ternary { name, scale }, Codes { repacked: Some(repacked.codes), scales, halves: None }))
 }
 
 /// Why the bytes of tensor `name` are not read, as an error.
