@@ -26,11 +26,22 @@ help_and_exit() {
     exit 0
 }
 
+# borrow_dependencies DIR: gives a new target directory what the plain variant's has of dependencies, so that they are
+# compiled once for all release builds. Where it has none, or of other flags, cargo compiles them.
+borrow_dependencies() {
+    local from=$ROOT/target-plain/release to=$1/release
+    [[ -d $from/.fingerprint && ! -e $to ]] || return 0
+    mkdir -p "$to"
+    cp -R -p "$from/build" "$from/deps" "$from/.fingerprint" "$to"
+    rm -rf "$to"/.fingerprint/bitnet-* "$to"/deps/*bitnet*
+}
+
 # build plain|instrument: a release binary in the variant's own target directory.
 build() {
     local features=()
     if [[ $1 == instrument ]]; then
         features=(--features instrument)
+        borrow_dependencies "$ROOT/target-instrument"
     fi
     say "building the $1 variant in target-$1"
     (cd "$ROOT" && cargo build --quiet --locked --release --bin bitnet "${features[@]}" --target-dir "target-$1") \

@@ -7,8 +7,8 @@
 #
 # Usage: scripts/verify_zero_cost.sh [--self-test | --plant attributes|calls]
 #
-# Both copies are of the tracked files as they are now, built one after the other at one path
-# (target-zero-cost/tree, remapped), so that nothing but the annotations can differ.
+# Both copies are of the tracked files as they are now, built one after the other at one path (target-zero-cost/tree), so
+# that nothing but the annotations can differ.
 #
 # --plant runs the same proof on a tree with a leak, a statement left behind by every #[trace_timing] or by every
 # quant_trace! and parity_trace!, and so has to fail. It takes the blanked executable of an earlier run if that is of
@@ -60,11 +60,10 @@ state_of_tree() {
 
 # build_tree NAME: the workspace's crates anew, whatever the timestamps say; dependencies as they are.
 build_tree() {
-    local name=$1 flags
+    local name=$1
+    borrow_dependencies "$target"
     rm -rf "$target"/release/.fingerprint/bitnet-* "$target"/release/bitnet
-    flags=$(printf '%s\x1f%s' "--remap-path-prefix=$tree=/bitnet" \
-        "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo")
-    (cd "$tree" && env -u RUSTFLAGS CARGO_ENCODED_RUSTFLAGS="$flags" CARGO_INCREMENTAL=0 \
+    (cd "$tree" && env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS CARGO_INCREMENTAL=0 \
         cargo build --quiet --locked --release --bin bitnet --target-dir "$target" 2>"$work/$name.log") \
         || die "the $name tree does not build: $(grep -m 3 '^error' "$work/$name.log" | tr '\n' ' ')(see $work/$name.log)"
     cp "$target/release/bitnet" "$work/$name"
