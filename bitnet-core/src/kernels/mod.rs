@@ -3,7 +3,7 @@
 //! [`Kernels`] is a table of functions. [`Kernels::detect`] picks the best table this CPU runs,
 //! [`Kernels::for_isa`] a named one; the table is handed down by reference, so no loop asks again. The methods
 //! check shapes once and the functions rely on it. Every table gives the same bits as `scalar.rs`; the battery in
-//! `battery.rs` runs each of them against it.
+//! `battery/` runs each of them against it.
 //!
 //! | file | holds |
 //! |---|---|
@@ -18,11 +18,10 @@
 //! | `elementwise.rs` | the plain loops that every instruction set compiles for itself |
 //! | `self_test.rs` | every kernel executed on this CPU, for `bitnet doctor` |
 //! | `avx2.rs`, `avx512.rs`, `neon.rs` | the same functions for one instruction set |
-//! | `avx2f16.rs` | AVX2 products of f16 values: the head and attention |
+//! | `avx2f16.rs`, `avx512f16.rs`, `neonf16.rs` | products of f16 values: the head and attention |
 //! | `avx2tri5.rs` | AVX2 with five weights to a byte: products with one vector, unpacking |
 //! | `avx2sums.rs` | the AVX2 product of a ternary matrix with many tokens, its sums looked up |
 //! | `avxvnni.rs` | what AVX-VNNI makes faster of AVX2: products of integers |
-//! | `avx512f16.rs` | AVX-512 products of f16 values: the head and attention |
 //! | `avx512gemm.rs` | the AVX-512 product of a ternary matrix with many tokens, in two ways |
 //! | `avx512quotient.rs` | division by multiplications, for the results of that product |
 //! | `avx512weigh.rs` | which of the two is faster here |
@@ -43,6 +42,7 @@ cfg_if! {
         mod avxvnni;
     } else if #[cfg(all(feature = "cpu", target_arch = "aarch64"))] {
         mod neon;
+        mod neonf16;
     }
 }
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use half::f16;
 
 use super::isa::tables;
+use super::prepared::Prepared;
 use super::values::ROW;
 use super::{Isa, Kernels, Tokens, Values};
 use crate::error::{Error, Result};
@@ -47,7 +48,7 @@ fn test_table(kernels: &'static Kernels) -> Result<()> {
     Ok(())
 }
 
-/// Of ternary weights.
+/// Scale of the ternary weights.
 const SCALE: f32 = 0.37;
 
 /// What is tested, and what it is held against.
@@ -85,22 +86,41 @@ impl Bench {
         self.same("gemv_i2s", &what, &y, &expected[..rows])?;
         self.other_ternary(&what, w, (&q[..cols], scales[0]), &expected[..rows])?;
         self.columns(&what, w, (&q[..cols], scales[0]), &expected[..rows])?;
+        self.many_tokens(&what, w, &Tokens::pack(k, &q, &scales), &expected)
+    }
 
-        let mut y = vec![0.0; n * rows];
-        let mut outs: Vec<&mut [f32]> = y.chunks_exact_mut(rows).collect();
-        let tokens = Tokens::pack(k, &q, &scales);
-        k.gemm_i2s(&mut outs, w, &tokens.tiles(), SCALE, &mut Lines::default());
-        self.same("gemm_i2s", &format!("{what}, {n} tokens"), &y, &expected)?;
+    /// The same products with many tokens: of rows as they are, five weights to a byte, and prepared.
+    fn many_tokens(&self, what: &str, w: Ternary<'_>, tokens: &Tokens, expected: &[f32]) -> Result<()> {
+        let k = self.kernels;
+        let (rows, cols, n) = (w.rows(), w.cols(), expected.len() / w.rows());
+        let what = format!("{what}, {n} tokens");
+        let check = |kernel, multiply: &dyn Fn(&mut [&mut [f32]])| {
+            let mut y = vec![0.0; n * rows];
+            multiply(&mut y.chunks_exact_mut(rows).collect::<Vec<_>>());
+            self.same(kernel, &what, &y, expected)
+        };
         let row_bytes = tri5::row_bytes(cols);
         let mut fives = vec![0; rows * row_bytes];
         for (r, row) in fives.chunks_exact_mut(row_bytes).enumerate() {
             k.pack_tri5(row, w.row(r));
         }
-        let mut y = vec![0.0; n * rows];
-        let mut outs: Vec<&mut [f32]> = y.chunks_exact_mut(rows).collect();
-        let w = Tri5::new(&fives, rows, cols);
-        k.gemm_tri5(&mut outs, w, &tokens.tiles(), SCALE, &mut Lines::default());
-        self.same("gemm_tri5", &format!("{what}, {n} tokens"), &y, &expected)
+        let fives = Tri5::new(&fives, rows, cols);
+        let panel = Lines::default;
+        check("gemm_i2s", &|y| k.gemm_i2s(y, w, &tokens.tiles(), SCALE, &mut panel()))?;
+        check("gemm_tri5", &|y| k.gemm_tri5(y, fives, &tokens.tiles(), SCALE, &mut panel()))?;
+        let n_bytes = k.prepared_bytes(rows, cols, n);
+        if n_bytes == 0 {
+            return Ok(());
+        }
+        let mut prepared = vec![0; n_bytes];
+        let multiply = |prepared: &[u8], y: &mut [&mut [f32]]| {
+            let prepared = Prepared::new(prepared, rows, cols);
+            k.gemm_prepared(y, prepared, &tokens.tiles(), SCALE, &mut panel());
+        };
+        k.prepare(&mut prepared, w);
+        check("prepare", &|y| multiply(&prepared, y))?;
+        k.prepare_tri5(&mut prepared, fives);
+        check("prepare_tri5", &|y| multiply(&prepared, y))
     }
 
     /// The same products by columns, some of them picked by each of two threads.
