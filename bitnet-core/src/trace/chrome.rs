@@ -1,4 +1,4 @@
-//! The trace file: Chrome's JSON array of complete events, which Perfetto opens.
+//! The trace file: complete events as Chrome writes them in JSON, which Perfetto opens.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write};
