@@ -27,8 +27,8 @@
 //! # }
 //! ```
 //!
-//! Modules build on each other. Each imports only from those above it in this list, and from `error`, which is open to
-//! all:
+//! Modules build on each other. Each imports only from those above it in this list, and from `error` and `rng`, which are
+//! open to all:
 //!
 //! - [`gguf`]: bytes to metadata and tensor directory, and back
 //! - [`pages`]: memory in large pages, and memory aligned to cache lines
@@ -65,6 +65,7 @@ pub mod parity;
 pub mod probe;
 pub mod quant;
 pub mod quantize;
+mod rng;
 pub mod sampler;
 pub mod session;
 pub mod synth;

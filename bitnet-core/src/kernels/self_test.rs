@@ -17,6 +17,7 @@ use crate::quant::act::ActScale;
 use crate::quant::columns::{Columns, LINE_ROWS, column_bytes};
 use crate::quant::i2s::{self, BLOCK, Ternary};
 use crate::quant::tri5::{self, Tri5};
+use crate::rng::SplitMix64;
 
 /// Executes every kernel of every table of `isa` and compares bits: ternary products with integer arithmetic done here, everything
 /// else with the scalar kernels.
@@ -60,7 +61,7 @@ struct Bench {
 impl Bench {
     fn ternary(&self, rows: usize, cols: usize) -> Result<()> {
         let k = self.kernels;
-        let mut random = Random(rows as u64);
+        let mut random = SplitMix64(rows as u64);
         let weights: Vec<i8> = (0..rows * cols).map(|_| random.below(3) as i8 - 1).collect();
         let packed = i2s::pack(&weights);
         let w = Ternary::new(&packed, rows, cols);
@@ -68,7 +69,7 @@ impl Bench {
         let (mut q, mut expected) = (vec![0i8; n * cols], vec![0.0; n * rows]);
         let mut scales = Vec::with_capacity(n);
         for (q, y) in q.chunks_exact_mut(cols).zip(expected.chunks_exact_mut(rows)) {
-            let x = random.floats(cols);
+            let x = floats(&mut random, cols);
             let mut own = vec![0; cols];
             let a = self.scalar.quantize(q, &x);
             if k.quantize(&mut own, &x) != a || own != q {
@@ -179,8 +180,8 @@ impl Bench {
     }
 
     fn dense(&self, rows: usize, cols: usize) -> Result<()> {
-        let mut random = Random(cols as u64);
-        let (w, x) = (random.floats(rows * cols), random.floats(cols));
+        let mut random = SplitMix64(cols as u64);
+        let (w, x) = (floats(&mut random, rows * cols), floats(&mut random, cols));
         let halves: Vec<f16> = w.iter().map(|&v| f16::from_f32(v)).collect();
         let rounded: Vec<f32> = x.iter().map(|&v| f16::from_f32(v).to_f32()).collect();
         self.both("gemv_f32", rows, |k, y| k.gemv_f32(y, &w, &x))?;
@@ -188,8 +189,8 @@ impl Bench {
     }
 
     fn elementwise(&self, n: usize) -> Result<()> {
-        let mut random = Random(n as u64);
-        let (x, z) = (random.floats(n), random.floats(n));
+        let mut random = SplitMix64(n as u64);
+        let (x, z) = (floats(&mut random, n), floats(&mut random, n));
         let half = n / 2;
         self.both("rms_norm", n, |k, y| k.rms_norm(y, &x, &z, 1e-5))?;
         let on_x = |name, f: &dyn Fn(&Kernels, &mut [f32])| {
@@ -211,25 +212,26 @@ impl Bench {
         const HEAD_DIM: usize = 96;
         const N_QUERY: usize = 7; // groups of four, two and one
         let n_pad = n_pos.next_multiple_of(32);
-        let mut random = Random(n_pos as u64);
+        let mut random = SplitMix64(n_pos as u64);
         let halves = |values: Vec<f32>| values.into_iter().map(f16::from_f32).collect::<Vec<f16>>();
         let rounded =
             |values: Vec<f32>| -> Vec<f32> { halves(values).into_iter().map(f16::to_f32).collect() };
         let (keys, values) = (
-            halves(random.floats(n_pos * HEAD_DIM)),
-            halves(random.floats(n_pos.next_multiple_of(ROW) * HEAD_DIM)),
+            halves(floats(&mut random, n_pos * HEAD_DIM)),
+            halves(floats(&mut random, n_pos.next_multiple_of(ROW) * HEAD_DIM)),
         );
         let values = Values::new(&values, n_pos, HEAD_DIM);
-        let (q, p) = (rounded(random.floats(N_QUERY * HEAD_DIM)), rounded(random.floats(N_QUERY * n_pad)));
+        let (q, p) =
+            (rounded(floats(&mut random, N_QUERY * HEAD_DIM)), rounded(floats(&mut random, N_QUERY * n_pad)));
         self.both("attn_scores", N_QUERY * n_pad, |k, y| k.attn_scores(y, &q, &keys, HEAD_DIM, 0.1))?;
         self.both("attn_mix", N_QUERY * HEAD_DIM, |k, y| k.attn_mix(y, values, &p))
     }
 
     fn shadow(&self, cols: usize) -> Result<()> {
-        let mut random = Random(cols as u64);
-        let w = random.floats(cols);
+        let mut random = SplitMix64(cols as u64);
+        let w = floats(&mut random, cols);
         let mut x = ShadowVector::default();
-        x.load(&random.floats(cols));
+        x.load(&floats(&mut random, cols));
         let of = |k: &Kernels| {
             let (mut fours, mut twos) = (vec![0; cols / 2], vec![0; cols / 4]);
             let row = k.shadow_row(&mut fours, &mut twos, &w);
@@ -271,22 +273,9 @@ impl Bench {
     }
 }
 
-/// SplitMix64: the same numbers on every machine.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
-
-    /// `n` values in -4..4.
-    fn floats(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.below(1 << 24) as f32 / (1 << 21) as f32 - 4.0).collect()
-    }
+/// `n` values in -4..4.
+fn floats(random: &mut SplitMix64, n: usize) -> Vec<f32> {
+    (0..n).map(|_| random.below(1 << 24) as f32 / (1 << 21) as f32 - 4.0).collect()
 }
 
 #[cfg(test)]

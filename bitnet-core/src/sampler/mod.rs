@@ -7,6 +7,7 @@
 use crate::TokenId;
 use crate::error::{Error, Result};
 use crate::model::{MAX_POSITIONS, WantedLogits};
+use crate::rng::SplitMix64;
 
 /// How to choose. Values out of range are refused by [`Sampler::new`], never clamped.
 #[derive(Clone, Debug, PartialEq)]
@@ -333,25 +334,6 @@ fn exp(x: f64) -> f64 {
     }
     let exponent = (n as i64 + 1023) as u64; // n is in -1010..=0
     sum * f64::from_bits(exponent << 52)
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): 64 bits of state, passes BigCrush.
-#[derive(Clone, Debug)]
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in `0.0..1.0`, 53 bits.
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
 }
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 
 use half::f16;
 
-use super::{Rng, assert_bits, others, scalar};
+use super::{assert_bits, others, scalar};
 use crate::kernels::values::ROW;
 use crate::kernels::{Kernels, Values};
 use crate::ops::rope::Pairing;
+use crate::quant::testing::Rng;
 
 #[test]
 fn f16_products_agree_at_every_length() {
@@ -39,7 +40,7 @@ fn f16_products_agree_on_extreme_values() {
     let mut rng = Rng(4);
     for k in others() {
         for _ in 0..200 {
-            let pick = |rng: &mut Rng| extremes[rng.below(extremes.len() as u64) as usize];
+            let pick = |rng: &mut Rng| extremes[rng.below(extremes.len())];
             let w: Vec<f16> = (0..4 * 96).map(|_| pick(&mut rng)).collect();
             let x: Vec<f32> = (0..96).map(|_| pick(&mut rng).to_f32()).collect();
             let (mut got, mut expected) = ([0.0; 4], [0.0; 4]);

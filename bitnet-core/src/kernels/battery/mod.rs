@@ -11,43 +11,20 @@ mod vector;
 use half::f16;
 
 use super::{Isa, Kernels};
-
-/// SplitMix64: seeded, so that a failure repeats.
-struct Rng(u64);
+use crate::quant::testing::Rng;
 
 impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    /// In -1..1.
-    fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / 8_388_608.0 - 1.0
-    }
-
     fn floats(&mut self, n: usize, size: f32) -> Vec<f32> {
-        (0..n).map(|_| self.unit() * size).collect()
+        (0..n).map(|_| self.symmetric() * size).collect()
     }
 
     fn halves(&mut self, n: usize) -> Vec<f16> {
-        (0..n).map(|_| f16::from_f32(self.unit() * 3.0)).collect()
+        (0..n).map(|_| f16::from_f32(self.symmetric() * 3.0)).collect()
     }
 
     /// Values an f16 can hold.
     fn rounded(&mut self, n: usize) -> Vec<f32> {
         self.halves(n).into_iter().map(f16::to_f32).collect()
-    }
-
-    fn ternary(&mut self, n: usize) -> Vec<i8> {
-        (0..n).map(|_| self.below(3) as i8 - 1).collect()
     }
 }
 

@@ -1,8 +1,9 @@
 //! The shadow of the head, its products and its bounds.
 
-use super::{Rng, others, scalar};
+use super::{others, scalar};
 use crate::kernels::Kernels;
 use crate::ops::screen::{Precision, ShadowVector};
+use crate::quant::testing::Rng;
 
 #[test]
 fn shadows_and_their_products_and_bounds_agree() {

@@ -1,10 +1,11 @@
 //! Ternary products with many tokens.
 
-use super::{Rng, assert_bits, others, scalar};
+use super::{assert_bits, others, scalar};
 use crate::kernels::{Kernels, Tokens};
 use crate::pages::Lines;
 use crate::quant::act::ActScale;
 use crate::quant::i2s::{self, Ternary};
+use crate::quant::testing::Rng;
 use crate::quant::tri5::{self, Tri5};
 
 #[test]
@@ -23,15 +24,13 @@ fn ternary_matrix_products_equal_their_vector_products() {
             let tall = (n > 14).then_some([(128, 128), (141, 640), (333, 2176)]); // as sums are looked up for
             for (rows, cols) in shapes.into_iter().chain(widest).chain(tall.into_iter().flatten()) {
                 let what = format!("{k:?} {n} x [{rows}, {cols}]");
-                let packed = i2s::pack(&rng.ternary(rows * cols));
+                let packed = i2s::pack(&rng.codes(rows * cols));
                 let w = Ternary::new(&packed, rows, cols);
                 let (mut all_q, mut scales) = (Vec::new(), Vec::new());
                 for t in 0..n {
                     let mut q = vec![0; cols];
                     if t % 3 == 1 {
-                        q.fill_with(|| {
-                            [127, 126, -127, -128, rng.below(256) as u8 as i8][rng.below(5) as usize]
-                        });
+                        q.fill_with(|| [127, 126, -127, -128, rng.below(256) as u8 as i8][rng.below(5)]);
                         scales.push(ActScale { s: 3.0, sum: q.iter().map(|&q| i32::from(q)).sum() });
                     } else {
                         scales.push(scalar().quantize(&mut q, &rng.floats(cols, 2.0)));
@@ -80,7 +79,7 @@ fn prepared_rows_give_the_same_products_whole_and_in_parts() {
             .into_iter()
             .flat_map(|n| [(128, 128), (141, 640), (333, 1408)].map(|shape| (n, shape)))
         {
-            let packed = i2s::pack(&rng.ternary(rows * cols));
+            let packed = i2s::pack(&rng.codes(rows * cols));
             let w = Ternary::new(&packed, rows, cols);
             let mut q = vec![0; n * cols];
             let scales: Vec<ActScale> =

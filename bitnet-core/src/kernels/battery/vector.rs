@@ -1,11 +1,12 @@
 //! Ternary products with one vector.
 
-use super::{Rng, assert_bits, others, scalar};
+use super::{assert_bits, others, scalar};
 use crate::kernels::Tokens;
 use crate::pages::Lines;
 use crate::quant::act::ActScale;
 use crate::quant::columns::{Columns, LINE_ROWS, column_bytes};
 use crate::quant::i2s::{self, BLOCK, Ternary};
+use crate::quant::testing::Rng;
 use crate::quant::tri5::{self, Tri5};
 
 #[test]
@@ -15,7 +16,7 @@ fn ternary_vector_products_agree() {
         for blocks in (1..=17).chain([20, 31, 54]) {
             for rows in [1, 2, 3, 4, 5, 7, 9] {
                 let cols = blocks * i2s::BLOCK;
-                let packed = i2s::pack(&rng.ternary(rows * cols));
+                let packed = i2s::pack(&rng.codes(rows * cols));
                 let w = Ternary::new(&packed, rows, cols);
                 let mut q = vec![0; cols];
                 let a = scalar().quantize(&mut q, &rng.floats(cols, 5.0));
@@ -33,7 +34,7 @@ fn picked_rows_equal_those_of_the_whole_product_and_others_stay() {
     let mut rng = Rng(10);
     for k in std::iter::once(scalar()).chain(others()) {
         for (rows, cols) in [(1, 128), (40, 640), (97, 2560), (33, 384)] {
-            let packed = i2s::pack(&rng.ternary(rows * cols));
+            let packed = i2s::pack(&rng.codes(rows * cols));
             let w = Ternary::new(&packed, rows, cols);
             let mut q = vec![0; cols];
             let a = scalar().quantize(&mut q, &rng.floats(cols, 5.0));
@@ -58,7 +59,7 @@ fn columns_picked_give_the_products_of_rows() {
     for k in std::iter::once(scalar()).chain(others()) {
         for (rows, cols) in [(1, 128), (255, 256), (256, 640), (257, 128), (2560, 256), (700, 1408)] {
             let what = format!("{k:?} [{rows}, {cols}]");
-            let packed = i2s::pack(&rng.ternary(rows * cols));
+            let packed = i2s::pack(&rng.codes(rows * cols));
             let w = Ternary::new(&packed, rows, cols);
             let bytes = column_bytes(rows);
             let (mut codes, mut expected) = (vec![0xff; cols * bytes], vec![0; cols * bytes]);
@@ -155,7 +156,7 @@ fn five_weights_in_a_byte_give_the_products_of_four() {
             for rows in [1, 2, 5] {
                 let cols = blocks * i2s::BLOCK;
                 let what = format!("{k:?} [{rows}, {cols}]");
-                let packed = i2s::pack(&rng.ternary(rows * cols));
+                let packed = i2s::pack(&rng.codes(rows * cols));
                 let w = Ternary::new(&packed, rows, cols);
                 let mut fives = vec![0xff; rows * tri5::row_bytes(cols)];
                 for (r, row) in fives.chunks_exact_mut(tri5::row_bytes(cols)).enumerate() {
