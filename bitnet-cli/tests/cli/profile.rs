@@ -52,7 +52,7 @@ fn the_table_has_a_line_for_every_operation() {
     );
     let operations: Vec<&str> = lines.map(|line| line.split_whitespace().next().unwrap()).collect();
     for operation in
-        ["session::forward", "forward::attention", "model::matrix::product::matrix", "kernels::gemv_i2s"]
+        ["session::forward", "forward::attention", "model::matrix::product::matrix", "kernels::table::gemv_i2s"]
     {
         assert!(operations.contains(&operation), "{table}");
     }
