@@ -51,9 +51,12 @@ fn the_table_has_a_line_for_every_operation() {
         [&["operation", "calls", "total", "ms", "own", "ms", "share", "MB"][..], &last].concat()
     );
     let operations: Vec<&str> = lines.map(|line| line.split_whitespace().next().unwrap()).collect();
-    for operation in
-        ["session::forward", "forward::attention", "model::matrix::product::matrix", "kernels::table::gemv_i2s"]
-    {
+    for operation in [
+        "session::forward",
+        "forward::attention",
+        "model::matrix::product::matrix",
+        "kernels::table::gemv_i2s",
+    ] {
         assert!(operations.contains(&operation), "{table}");
     }
 }
