@@ -116,7 +116,7 @@ impl Iterator for Generation<'_, '_> {
             WantedLogits::Top(k) if trace::parity_on() => WantedLogits::Top(k.max(TOP_K)),
             wanted => wanted,
         };
-        match self.session.prefill_while(&self.pending, wanted, go_on) {
+        match self.session.advance(&self.pending, wanted, go_on) {
             Ok(true) => {}
             Ok(false) => {
                 trace::drop_phases();

@@ -125,7 +125,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// If there are no tokens, one is not in the vocabulary, or they do not fit the context; nothing is appended.
     pub fn prefill(&mut self, tokens: &[TokenId]) -> Result<&[f32]> {
-        self.prefill_while(tokens, WantedLogits::All, || true)?;
+        self.advance(tokens, WantedLogits::All, || true)?;
         Ok(self.act.last_logits())
     }
 
@@ -134,7 +134,7 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// As [`Session::prefill`].
-    pub fn prefill_while(
+    pub fn advance(
         &mut self,
         tokens: &[TokenId],
         wanted: WantedLogits,

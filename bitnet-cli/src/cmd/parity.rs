@@ -174,7 +174,7 @@ fn record(args: &RecordArgs) -> Result<(), Failure> {
     let mut sampler = Sampler::new(SamplerOptions::greedy())?;
     let (mut log, mut pending) = (String::new(), ids);
     for step in 0..args.n_tokens as u64 {
-        if !session.prefill_while(&pending, WantedLogits::All, || !interrupt::pressed())? {
+        if !session.advance(&pending, WantedLogits::All, || !interrupt::pressed())? {
             return Err(Failure::Interrupted);
         }
         let logits = session.last_logits();

@@ -98,7 +98,7 @@ fn score(session: &mut Session<'_>, chunk: &[TokenId], estimate: &mut Estimate) 
     let go_on = || !interrupt::pressed();
     let n_first = chunk.len() / 2;
     session.clear();
-    if !session.prefill_while(&chunk[..n_first], WantedLogits::Top(1), go_on)? {
+    if !session.advance(&chunk[..n_first], WantedLogits::Top(1), go_on)? {
         return Ok(false);
     }
     // The last token is predicted and predicts nothing.

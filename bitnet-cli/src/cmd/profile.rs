@@ -32,7 +32,7 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<(), Failure> {
     let mut session = Session::new(&loaded.model, &session_options(&args.model))?;
     let mut sampler = Sampler::new(SamplerOptions::greedy())?;
     // Pages of the file, the threads' first steps, what the first choice of a kind makes once.
-    session.prefill_while(&ids[..1], sampler.wanted(), || true)?;
+    session.advance(&ids[..1], sampler.wanted(), || true)?;
     session.clear();
     // Before anything is recorded: probes run kernels, too.
     let bytes_per_token = loaded.model.decode_bytes(sampler.wanted(), session.sifted(), session.skipped());

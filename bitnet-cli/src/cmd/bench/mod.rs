@@ -99,7 +99,7 @@ fn until_first_token(model: &Model, args: &BenchArgs, start: Instant) -> Result<
     let loaded = start.elapsed();
     let options = SessionOptions { n_ctx: Some(1), ..session_options(&args.model) };
     let mut session = Session::new(model, &options)?;
-    session.prefill_while(&tokens(model.config().n_vocab, 1), args.head, || true)?;
+    session.advance(&tokens(model.config().n_vocab, 1), args.head, || true)?;
     let load = Load { model: loaded, first_token: start.elapsed(), resident_bytes: resident_bytes() };
     Ok((load, model.decode_bytes(args.head, session.sifted(), session.skipped())))
 }
@@ -183,19 +183,19 @@ fn sample(
     let go_on = || !interrupt::pressed();
     session.clear();
     let (depth, test) = tokens[..row.n_ctx()].split_at(row.depth);
-    if !depth.is_empty() && !session.prefill_while(depth, head, go_on)? {
+    if !depth.is_empty() && !session.advance(depth, head, go_on)? {
         return Ok(None);
     }
     let start = Instant::now();
     match row.test {
         Test::Prefill(_) => {
-            if !session.prefill_while(test, head, go_on)? {
+            if !session.advance(test, head, go_on)? {
                 return Ok(None);
             }
         }
         Test::Decode(_) => {
             for &token in test {
-                if !session.prefill_while(&[token], head, go_on)? {
+                if !session.advance(&[token], head, go_on)? {
                     return Ok(None);
                 }
             }

@@ -165,7 +165,7 @@ impl Examinee<'_, '_> {
         let mut ended = false;
         self.session.clear();
         for _ in 0..=most {
-            if !self.session.prefill_while(&pending, WantedLogits::All, || !interrupt::pressed())? {
+            if !self.session.advance(&pending, WantedLogits::All, || !interrupt::pressed())? {
                 return Ok(None);
             }
             let logits = self.session.last_logits();
