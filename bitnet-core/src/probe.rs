@@ -1,9 +1,9 @@
 //! What this machine can do at most with these kernels: bytes read and int8 products, per second.
 //!
-//! Decoding is bound by the first, prefill by the second; a speed means little without them. Both take about a
-//! second, run on threads of their own, and report the best of a few rounds: a ceiling is what was reached once, by
-//! whichever way of reading was the fastest. That of products is what the engine's own kernel reaches on operands in
-//! the caches, not the rate of an instruction.
+//! Decoding is bound by the first, prefill by the second; a speed means little without them. Either takes a second or
+//! so, runs on threads of its own, and reports the best of a few rounds: a ceiling is what was reached once, by
+//! whichever way was the fastest. That of products is what the engine's own kernel reaches on operands in the caches,
+//! not the rate of an instruction.
 
 use std::hint::black_box;
 use std::sync::{Barrier, mpsc};
@@ -74,16 +74,19 @@ pub fn read_bandwidth(n_threads: usize) -> Result<f64> {
 /// multiplication makes two products, or none is made and sums are looked up. Then each call also finds where the sums
 /// of every row lie, which a model does once for all tokens of a batch.
 ///
+/// Rounds take turns between few tokens, for which everything stays in the second-level cache, and as many as a prompt
+/// may have in a batch, which share the unpacking of rows.
+///
 /// # Errors
 /// If `n_threads` is not 1 to [`MAX_THREADS`](crate::team::MAX_THREADS), or the system refuses the threads.
 pub fn multiply_rate(n_threads: usize) -> Result<f64> {
-    /// With as many columns and tokens, 160 KiB of weights, 240 KiB of activations, 96 KiB of results: within a
-    /// second-level cache.
+    /// With as many columns and the fewer tokens, 160 KiB of weights, 240 KiB of activations, 96 KiB of results: within
+    /// a second-level cache.
     const ROWS: usize = 256;
     /// Rows for a kernel that makes tables of sums first: about as many as share one in a model.
     const TALL: usize = 10 * ROWS;
     const COLS: usize = 2560;
-    const N_TOKENS: usize = 96;
+    const N_TOKENS: [usize; 2] = [96, 480];
     /// Long enough for clocks to settle, short enough to wait for.
     const ROUND: Duration = Duration::from_millis(60);
 
@@ -98,15 +101,18 @@ pub fn multiply_rate(n_threads: usize) -> Result<f64> {
         let weights: Vec<i8> = (0..rows * COLS).map(|i| (i % 3) as i8 - 1).collect();
         let packed = i2s::pack(&weights);
         let w = Ternary::new(&packed, rows, COLS);
-        let scales = vec![ActScale { s: 1.0, sum: 3 * COLS as i32 }; N_TOKENS];
-        let tokens = Tokens::pack(kernels, &vec![3i8; N_TOKENS * COLS], &scales);
-        let mut y = vec![0.0; N_TOKENS * rows];
+        let tokens = N_TOKENS.map(|n| {
+            let scales = vec![ActScale { s: 1.0, sum: 3 * COLS as i32 }; n];
+            Tokens::pack(kernels, &vec![3i8; n * COLS], &scales)
+        });
+        let mut y = vec![0.0; N_TOKENS[1] * rows];
         let mut panel = Lines::default();
-        std::array::from_fn::<(Span, usize), ROUNDS, _>(|_| {
+        std::array::from_fn::<(Span, usize), { 2 * ROUNDS }, _>(|round| {
+            let (tokens, n) = (&tokens[round % 2], N_TOKENS[round % 2]);
             barrier.wait();
             let (start, mut n_calls) = (Instant::now(), 0);
             while n_calls == 0 || start.elapsed() < ROUND {
-                let mut outs: Vec<&mut [f32]> = y.chunks_exact_mut(rows).collect();
+                let mut outs: Vec<&mut [f32]> = y.chunks_exact_mut(rows).take(n).collect();
                 kernels.gemm_i2s(&mut outs, w, &tokens.tiles(), 1.0, &mut panel);
                 black_box(outs);
                 n_calls += 1;
@@ -114,9 +120,10 @@ pub fn multiply_rate(n_threads: usize) -> Result<f64> {
             (Span { start, end: Instant::now() }, n_calls)
         })
     })?;
-    let rounds = (0..ROUNDS).map(|round| {
+    let rounds = (0..2 * ROUNDS).map(|round| {
         let n_calls: usize = threads.iter().map(|rounds| rounds[round].1).sum();
-        (n_calls * rows * COLS * N_TOKENS) as f64 / seconds(threads.iter().map(|rounds| rounds[round].0))
+        let n_macs = n_calls * rows * COLS * N_TOKENS[round % 2];
+        n_macs as f64 / seconds(threads.iter().map(|rounds| rounds[round].0))
     });
     Ok(rounds.fold(0.0, f64::max))
 }
