@@ -20,8 +20,8 @@
 #
 # There is next to no noise in the number of instructions that a thread executes from one token to the next: where valgrind
 # is installed, they are counted, with one thread and AVX2, which is what valgrind knows, and held to the same limits. A
-# run with the switches set first calibrates its clock, for as long as that takes: some million instructions more or
-# less, which are 0.1 % of a token when 32 of them share it.
+# run with the switches set first calibrates its clock, for a few million instructions more or less; shared by 32 tokens,
+# they are less than 0.1 % of each.
 #
 # Writes receipts/overhead.json.
 set -euo pipefail
@@ -112,7 +112,10 @@ counts_within=true
 if command -v valgrind >/dev/null; then
     for name in plain unset set; do
         say "instructions, $name"
-        echo $((($(instructions "$name" "$many") - $(instructions "$name" "$few")) / (many - few))) >"$work/count_$name"
+        # One after the other: within an expression a count that failed would be nothing, and nobody would see it.
+        more=$(instructions "$name" "$many")
+        less=$(instructions "$name" "$few")
+        echo $(((more - less) / (many - few))) >"$work/count_$name"
     done
     counts=$(awk -v many="$many" -v few="$few" '{ n[NR] = $1 } END {
         printf "{ \"tokens\": [%d, %d], \"plain\": %d, \"unset\": %d, \"set\": %d, ", few, many, n[1], n[2], n[3]
