@@ -185,7 +185,7 @@ impl Step<'_> {
         multiply(team, kernels, [(&w.attn_q, q), (&w.attn_k, k), (&w.attn_v, v)], operand, work);
         rotate_and_round(team, kernels, q, cos, sin, c); //                      [n, n_head * head_dim]
         rotate_and_round(team, kernels, k, cos, sin, c); //                      [n, n_head_kv * head_dim]
-        self.cache.store(team, i, self.pos, k, v);
+        self.cache.store((team, kernels), i, self.pos, k, v);
 
         // From here on, only tokens whose output is needed.
         let (x, q) = (&mut x[first * c.n_embd..], &q[first * c.n_embd_attn()..]);

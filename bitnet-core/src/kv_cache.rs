@@ -10,13 +10,19 @@
 //! lie a page or more apart, where no hardware prefetches. What stands past the last position is never read as a value
 //! (see [`Values`]), so that nothing has to be cleared.
 
+use std::ops::Range;
+
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
+use crate::kernels::Kernels;
 use crate::kernels::values::{ROW, Values};
 use crate::model::Config;
 use crate::pages::Lines;
 use crate::team::{Share, Team};
+
+/// Values of a cache line.
+const LINE: usize = 32;
 
 /// The cache of one session.
 #[derive(Debug)]
@@ -50,7 +56,14 @@ impl KvCache {
     ///
     /// # Panics
     /// If the positions exceed the cache, or `k` and `v` are not equally many whole positions.
-    pub fn store(&mut self, team: &Team, layer: usize, pos: usize, k: &[f32], v: &[f32]) {
+    pub fn store(
+        &mut self,
+        (team, kernels): (&Team, &Kernels),
+        layer: usize,
+        pos: usize,
+        k: &[f32],
+        v: &[f32],
+    ) {
         let head_dim = self.head_dim;
         let (width, of_head) = (self.n_head_kv * head_dim, self.n_ctx * head_dim);
         let n = k.len() / width;
@@ -59,6 +72,9 @@ impl KvCache {
         let of_layer = layer * self.n_head_kv * of_head..(layer + 1) * self.n_head_kv * of_head;
         // A single position is not worth a cut.
         let unit = if n > 1 { of_head } else { of_layer.len() };
+        if n == 1 {
+            self.ask(kernels, of_layer.clone(), pos);
+        }
         let shares = [&mut self.keys[of_layer.clone()], &mut self.values[of_layer]];
         team.split(shares.map(|values| Share { values, unit }), |[keys, values]| {
             let heads = keys.values.chunks_exact_mut(of_head).zip(values.values.chunks_exact_mut(of_head));
@@ -70,6 +86,17 @@ impl KvCache {
                 }
             }
         });
+    }
+
+    /// Asks for the lines that position `pos` of a layer goes to. Since the last position they have left the caches, and
+    /// its values lie in one each: storing them would wait for one after the other.
+    fn ask(&self, kernels: &Kernels, of_layer: Range<usize>, pos: usize) {
+        let (head_dim, of_head) = (self.head_dim, self.n_ctx * self.head_dim);
+        let (row, place) = (pos / ROW * ROW * head_dim, pos % ROW);
+        for head in of_layer.step_by(of_head) {
+            kernels.ask(&self.keys[head + pos * head_dim..][..head_dim], LINE);
+            kernels.ask(&self.values[head + row..][place..ROW * head_dim], ROW);
+        }
     }
 
     /// The first `n` keys of one head: `[n, head_dim]`.
@@ -172,7 +199,7 @@ mod tests {
                 for pos in (0..N).step_by(batch) {
                     let n = batch.min(N - pos);
                     let (k, v) = (of_positions(pos, n, -1.0), of_positions(pos, n, 1.0));
-                    team.enter(|| cache.store(&team, 1, pos, &k, &v));
+                    team.enter(|| cache.store((&team, Kernels::detect()), 1, pos, &k, &v));
                 }
                 for n in [1, 31, 32, 33, ROW - 1, ROW, ROW + 1, N] {
                     check(&cache, n); // also with later positions behind them

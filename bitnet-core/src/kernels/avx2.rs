@@ -57,6 +57,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     gemv_f16,
     attn_scores,
     attn_mix,
+    ask,
 };
 
 elementwise!("avx2,fma,f16c");
@@ -154,6 +155,14 @@ pub(super) fn prefetch(address: *const u8) {
     // SAFETY: a prefetch reads nothing the program can see and cannot fault, wherever it points.
     unsafe {
         _mm_prefetch::<_MM_HINT_T1>(address.cast());
+    }
+}
+
+/// Asks for the cache lines of every `step`-th value.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn ask(values: &[u16], step: usize) {
+    for value in values.iter().step_by(step) {
+        prefetch(std::ptr::from_ref(value).cast());
     }
 }
 

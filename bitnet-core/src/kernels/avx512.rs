@@ -9,7 +9,7 @@ use std::cell::Cell;
 
 use super::avx512f16::{attn_mix, attn_scores, gemv_f16};
 use super::avx512gemm::{PAIRS_TILE, TILE, gemm_i2s};
-use super::{Kernels, Tiling, avx2tri5, elementwise};
+use super::{Kernels, Tiling, avx2, avx2tri5, elementwise};
 use crate::ops::screen::ShadowVector;
 use crate::pages::Lines;
 use crate::quant::act::ActScale;
@@ -66,6 +66,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     gemv_f16,
     attn_scores,
     attn_mix,
+    ask: avx2::ask,
 };
 
 /// The same, multiplying pairs.

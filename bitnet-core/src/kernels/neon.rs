@@ -75,6 +75,7 @@ macro_rules! ternary_products {
             gemv_f16,
             attn_scores,
             attn_mix,
+            ask: scalar::ask,
         };
 
         #[trace_timing($gemv)]

@@ -70,6 +70,7 @@ pub struct Kernels {
     pub(super) gemv_f16: unsafe fn(&mut [f32], &[f16], &[f32]),
     pub(super) attn_scores: unsafe fn(&mut [f32], &[f32], &[f16], usize, f32),
     pub(super) attn_mix: unsafe fn(&mut [f32], Values<'_>, &[f32]),
+    pub(super) ask: unsafe fn(&[u16], usize),
 }
 
 impl std::fmt::Debug for Kernels {
@@ -487,5 +488,14 @@ impl Kernels {
         assert_eq!(out.len(), n_query * v.head_dim(), "attn_mix: out of {} values", out.len());
         assert_eq!(p.len(), n_query * v.n_pad(), "attn_mix: p for {n_query} queries");
         dispatch!(self.attn_mix(out, v, p));
+    }
+
+    /// Asks for the cache lines of every `step`-th value, which are about to be read or written one by one: all of them are
+    /// fetched at once. Changes nothing but time.
+    ///
+    /// # Panics
+    /// If `step` is 0.
+    pub fn ask(&self, values: &[u16], step: usize) {
+        dispatch!(self.ask(values, step));
     }
 }

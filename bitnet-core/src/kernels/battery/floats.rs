@@ -101,6 +101,17 @@ fn attention_agrees_at_every_number_of_positions_and_queries() {
 }
 
 #[test]
+fn any_lines_may_be_asked_for() {
+    for k in Kernels::all() {
+        for n in [0, 1, 31, 32, 33, 300] {
+            for step in [1, 32, 128, usize::MAX] {
+                k.ask(&vec![0; n], step);
+            }
+        }
+    }
+}
+
+#[test]
 fn plain_loops_agree_at_every_length() {
     let mut rng = Rng(7);
     for k in others() {
