@@ -55,7 +55,7 @@ fn the_table_has_a_line_for_every_operation() {
         "session::forward",
         "forward::attention",
         "model::matrix::product::matrix",
-        "kernels::table::gemv_i2s",
+        "kernels::ternary::gemv_i2s",
     ] {
         assert!(operations.contains(&operation), "{table}");
     }

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `isa.rs` | the names, and which table a CPU gets |
 //! | `table.rs` | the table and its methods |
+//! | `ternary.rs` | its methods for ternary matrices |
 //! | `tiles.rs` | how the activations of several tokens lie in memory for a matrix product |
 //! | `paired.rs` | what those activations are where one multiplication makes two products |
 //! | `prepared.rs` | what is made of a matrix's rows before many tokens are multiplied with them |
@@ -54,6 +55,7 @@ pub mod prepared;
 mod scalar;
 mod self_test;
 mod table;
+mod ternary;
 mod tiles;
 mod tri5;
 pub mod values;
