@@ -213,4 +213,19 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn zeros_are_counted_in_whole_blocks_and_past_them_but_not_in_the_padding() {
+        let team = Team::new(Some(1)).unwrap();
+        let wants = Wants { int8: true, ..Wants::default() };
+        let mut operand = Operand::default();
+        for cols in [1, 127, 128, 129, 300, 1000] {
+            for others in [0, 1, 2, 3, 128] {
+                let x: Vec<f32> = (0..cols).map(|i| if i % 128 < others { 1.0 } else { 0.0 }).collect();
+                let expected = x.iter().filter(|&&x| x == 0.0).count();
+                operand.load(&team, Kernels::detect(), &x, Norm::None, cols, wants);
+                assert_eq!(operand.n_zeros(), expected, "{cols} columns, {others} of a block not zero");
+            }
+        }
+    }
 }
